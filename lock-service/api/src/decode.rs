@@ -1,0 +1,170 @@
+//! Decoding of request bodies with errors that name the field.
+
+use serde::de::DeserializeOwned;
+
+/// A body that is not the request it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct InvalidRequest {
+    /// The field that is wrong, as a path (`ttl_ms`, `leases[3]`); `None` when the body as a whole
+    /// is.
+    pub field: Option<String>,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// Decodes a JSON request body.
+///
+/// # Errors
+/// [`InvalidRequest`] names the field that is unknown, missing, duplicate, out of range or of the
+/// wrong type.
+pub fn decode_request<T: DeserializeOwned>(body: &[u8]) -> Result<T, InvalidRequest> {
+    let deserializer = &mut serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        let detail = without_location(&error.to_string());
+        let field = match error.classify() {
+            serde_json::error::Category::Data => quoted_field(&detail).or(Some(path)),
+            _ => Some(path),
+        };
+        // `.` is the path of the body itself, `?` of what the parser could not name.
+        let field = field.filter(|path| !matches!(path.as_str(), "." | "?"));
+        let detail = match &field {
+            Some(field) if quoted_field(&detail).is_none() => format!("`{field}`: {detail}"),
+            _ => detail,
+        };
+        InvalidRequest { field, detail }
+    })?;
+    deserializer.end().map_err(|error| InvalidRequest {
+        field: None,
+        detail: without_location(&error.to_string()),
+    })?;
+    Ok(value)
+}
+
+/// serde's words for a missing, unknown or duplicate field begin with the fact and quote its name;
+/// the path of such an error is that of the object around it.
+fn quoted_field(detail: &str) -> Option<String> {
+    let rest = ["missing field `", "unknown field `", "duplicate field `"]
+        .iter()
+        .find_map(|start| detail.strip_prefix(start))?;
+    rest.split('`').next().map(str::to_owned)
+}
+
+/// serde_json ends its messages with the place in the text, which says little about one line.
+fn without_location(message: &str) -> String {
+    match message.rfind(" at line ") {
+        Some(end) => message[..end].to_owned(),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AcquireRequest, CreateLeaseRequest, ReleaseRequest, RenewRequest};
+
+    fn refused<T: DeserializeOwned + std::fmt::Debug>(body: &str) -> InvalidRequest {
+        decode_request::<T>(body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn bad_numbers_are_refused_by_field() {
+        for number in [
+            "0",
+            "-1",
+            "100000000000000000000",
+            "1e20",
+            "1.5",
+            "\"15s\"",
+            "[]",
+            "true",
+        ] {
+            let body = format!(r#"{{"lock":"a","ttl_ms":{number}}}"#);
+            let error = refused::<AcquireRequest>(&body);
+            assert_eq!(error.field.as_deref(), Some("ttl_ms"), "{body}: {error}");
+            assert!(error.detail.contains("ttl_ms"), "{error}");
+            let error = refused::<CreateLeaseRequest>(&format!(r#"{{"ttl_ms":{number}}}"#));
+            assert_eq!(error.field.as_deref(), Some("ttl_ms"), "{body}: {error}");
+        }
+        for number in ["-1", "100000000000000000000", "null", "{}"] {
+            let error = refused::<AcquireRequest>(&format!(r#"{{"lock":"a","wait_ms":{number}}}"#));
+            assert_eq!(error.field.as_deref(), Some("wait_ms"));
+            let lease = "0".repeat(32);
+            let body = format!(r#"{{"lease":"{lease}","tokens":[1,{number}]}}"#);
+            assert_eq!(
+                refused::<ReleaseRequest>(&body).field.as_deref(),
+                Some("tokens[1]")
+            );
+        }
+    }
+
+    #[test]
+    fn what_this_version_does_not_serve_is_refused_by_name() {
+        for (extra, field) in [
+            (r#""locks":[{"name":"b"}]"#, "locks"),
+            (r#""permits":2"#, "permits"),
+            (r#""limit":2"#, "limit"),
+            (r#""lock_delay_ms":5"#, "lock_delay_ms"),
+            (r#""mode":"shared""#, "mode"),
+            (r#""mode":7"#, "mode"),
+            (r#""lock":"twice""#, "lock"),
+        ] {
+            let error = refused::<AcquireRequest>(&format!(r#"{{"lock":"a",{extra}}}"#));
+            assert_eq!(error.field.as_deref(), Some(field), "{error}");
+            assert!(error.detail.contains(field), "{error}");
+        }
+        let body = br#"{"lock":"a","mode":"exclusive"}"#;
+        assert!(decode_request::<AcquireRequest>(body).is_ok());
+    }
+
+    #[test]
+    fn bad_names_and_secrets_are_refused_by_field() {
+        for (body, field) in [
+            (r#"{}"#.to_owned(), "lock"),
+            (r#"{"lock":""}"#.to_owned(), "lock"),
+            (r#"{"lock":"a\nb"}"#.to_owned(), "lock"),
+            (format!(r#"{{"lock":"{}"}}"#, "a".repeat(513)), "lock"),
+            (r#"{"lock":"a","lease":"short"}"#.to_owned(), "lease"),
+            (r#"{"lock":"a","lease":5}"#.to_owned(), "lease"),
+            (r#"{"lock":"a","request_id":""}"#.to_owned(), "request_id"),
+            (
+                format!(r#"{{"lock":"a","request_id":"{}"}}"#, "r".repeat(65)),
+                "request_id",
+            ),
+            (
+                format!(r#"{{"lock":"a","value":"{}"}}"#, "v".repeat(4097)),
+                "value",
+            ),
+        ] {
+            let error = refused::<AcquireRequest>(&body);
+            assert_eq!(error.field.as_deref(), Some(field), "{body}: {error}");
+        }
+        let error = decode_request::<AcquireRequest>(b"{\"lock\":\"a\xff\"}").unwrap_err();
+        assert_eq!(error.field.as_deref(), Some("lock"), "{error}");
+        let body = format!(r#"{{"leases":["{}","x"]}}"#, "0".repeat(32));
+        assert_eq!(
+            refused::<RenewRequest>(&body).field.as_deref(),
+            Some("leases[1]")
+        );
+    }
+
+    #[test]
+    fn broken_json_is_refused_without_a_panic_and_without_a_trailing_rest() {
+        for body in [
+            "",
+            "{",
+            "null",
+            "[]",
+            "7",
+            "\"a\"",
+            "{\"lock\":\"a\"}x",
+            "{\"lock\":\"a\"}{}",
+        ] {
+            refused::<AcquireRequest>(body);
+        }
+        let deep = "[".repeat(60_000);
+        refused::<AcquireRequest>(&deep);
+    }
+}

@@ -1,0 +1,134 @@
+//! Locks as people and tools see them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::open_enum::open_enum;
+use crate::{FencingToken, LeaseId, LockMode, LockName, LockValue, Owner, Position};
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// At least as fresh as everything acknowledged before the read began.
+    #[default]
+    Linearizable,
+    /// What the answering node has, however old.
+    Stale,
+}
+
+open_enum! {
+    /// Why a lock cannot be granted to this request now.
+    pub enum BlockReason {
+        /// Somebody holds it.
+        Held = "held",
+        /// It is free, but others wait for it.
+        Queued = "queued",
+        /// Its lock delay runs.
+        Delayed = "delayed",
+        /// Its last holder was ended by somebody else and may not know yet.
+        HeldBack = "held_back",
+    }
+}
+
+/// Query of `GET /v1/locks`: either `name`, or `prefix` with `cursor` and `page_size`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocksQuery {
+    /// The one lock to look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<LockName>,
+    /// List locks whose names begin so; the empty prefix lists all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Where to go on: `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Locks in one page, 1 to [`MAX_PAGE_SIZE`](crate::MAX_PAGE_SIZE), which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<u64>,
+    /// How fresh the answer must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// Somebody who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderView {
+    /// Who took the lease.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+    /// Id of the lease.
+    pub lease_id: LeaseId,
+    /// How the lock is held.
+    pub mode: LockMode,
+    /// The grant's fencing token.
+    pub token: FencingToken,
+    /// The holder's value.
+    #[serde(default)]
+    pub value: Option<LockValue>,
+    /// Time since the grant, in milliseconds of cluster time.
+    pub age_ms: u64,
+    /// What is left of the lease, in milliseconds of cluster time.
+    pub remaining_ms: u64,
+}
+
+/// Somebody who waits for a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterView {
+    /// 1 for the first in the queue.
+    pub place: u64,
+    /// Who took the lease.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+    /// Id of the lease.
+    pub lease_id: LeaseId,
+    /// How the lock would be held.
+    pub mode: LockMode,
+    /// Position at which the request joined the queue.
+    pub queued_position: Position,
+    /// What is left of the wait, in milliseconds of cluster time.
+    pub wait_remaining_ms: u64,
+}
+
+/// A lock, its holders and its queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockView {
+    /// The lock.
+    pub lock: LockName,
+    /// Who holds it; empty when it is free.
+    pub holders: Vec<HolderView>,
+    /// Who waits for it, first come first.
+    pub queue: Vec<WaiterView>,
+    /// Why the first in the queue waits (or, with an empty queue, why a try would be refused);
+    /// absent when the lock is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_by: Option<BlockReason>,
+}
+
+/// 200 answer of `GET /v1/locks?name=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockResponse {
+    /// The lock.
+    #[serde(flatten)]
+    pub lock: LockView,
+    /// Position at which this was true.
+    pub position: Position,
+    /// With `consistency=stale`: how old the answer may be, in milliseconds, when the node knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_by_ms: Option<u64>,
+}
+
+/// 200 answer of `GET /v1/locks?prefix=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockPage {
+    /// The locks, by name.
+    pub locks: Vec<LockView>,
+    /// Cursor of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// Position at which this page was true.
+    pub position: Position,
+    /// With `consistency=stale`: how old the answer may be, in milliseconds, when the node knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_by_ms: Option<u64>,
+}

@@ -1,0 +1,29 @@
+//! Paths of the API's resources.
+
+/// One constant for each path.
+pub mod path {
+    /// `POST`: take a lock, or wait for it.
+    pub const ACQUIRE: &str = "/v1/acquire";
+    /// `POST`: renew one lease or several.
+    pub const RENEW: &str = "/v1/renew";
+    /// `POST`: release what a lease holds.
+    pub const RELEASE: &str = "/v1/release";
+    /// `POST`: give up a wait.
+    pub const CANCEL: &str = "/v1/cancel";
+    /// `POST`: make an explicit lease. `GET`: list leases. `GET /v1/leases/{id}`: inspect one.
+    pub const LEASES: &str = "/v1/leases";
+    /// `POST`: end a lease by its secret.
+    pub const REVOKE_LEASE: &str = "/v1/leases/revoke";
+    /// `GET`: one lock by `name`, or a listing by `prefix`.
+    pub const LOCKS: &str = "/v1/locks";
+    /// `GET`: is this token still the newest of its lock?
+    pub const FENCE: &str = "/v1/fence";
+    /// `GET`: members of the cluster and which one leads.
+    pub const CLUSTER: &str = "/v1/cluster";
+    /// `GET`: the process lives (never the quorum).
+    pub const HEALTHZ: &str = "/healthz";
+    /// `GET`: a linearizable read works.
+    pub const READYZ: &str = "/readyz";
+    /// `GET`: what is running.
+    pub const VERSION: &str = "/version";
+}
