@@ -1,0 +1,135 @@
+//! What a log entry can ask of the model. Never the body of an HTTP request: that is another
+//! format with another life.
+//!
+//! The encoding of a command is a disk format: variants and fields are **append-only**. A variant
+//! is never removed or moved, a field never added to an existing variant; a new meaning is a new
+//! variant, gated by the model version.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BodyHash, ClusterId, LeaseId, LockName, Metadata, Owner, RequestId, Settings, Timestamp, Token, Value};
+
+/// Where a command stands in the log, and when the leader stamped it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The Raft log index. Larger than that of every entry applied before.
+    pub index: u64,
+    /// The leader's stamp, milliseconds of the logical cluster clock. The model never goes back:
+    /// it uses the larger of this and its own clock.
+    pub now: Timestamp,
+}
+
+/// The meaning of `apply`. Kept in the state, so that all nodes change it at the same entry.
+///
+/// A version that this build does not know cannot be decoded, so that a node stops rather than
+/// apply an entry whose meaning it does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ModelVersion {
+    /// The first.
+    V1,
+}
+
+impl ModelVersion {
+    /// The newest that this build knows.
+    pub const LATEST: Self = Self::V1;
+}
+
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// By one lease and nobody beside it.
+    Exclusive,
+}
+
+/// One lock of an acquire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRequest {
+    /// Which lock.
+    pub lock: LockName,
+    /// How it is to be held.
+    pub mode: Mode,
+}
+
+/// A request to hold locks: now, or within a wait.
+///
+/// Repeating it (the same `lease` and `request`) never has a second effect: it answers what the
+/// first answered, while what was granted lives; see [`Refusal`](crate::Refusal) for what after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acquire {
+    /// The lease to hold with. If there is none of this id, the acquire makes one on the fly.
+    pub lease: LeaseId,
+    /// The client's name for this request.
+    pub request: RequestId,
+    /// What must be the same in every repeat of the request.
+    pub body: BodyHash,
+    /// The locks. Model version 1 takes exactly one.
+    pub locks: Vec<LockRequest>,
+    /// The lease's TTL in milliseconds. When the lease exists it must be the lease's own, or
+    /// `None`; `None` for a new lease means the setting `ttl_default_ms`.
+    pub ttl_ms: Option<u64>,
+    /// The owner of the lease, if this makes one; an existing lease keeps its own.
+    pub owner: Owner,
+    /// How long to wait in the queue, in milliseconds of the cluster clock; 0 only tries. Cut to
+    /// the setting `wait_max_ms`.
+    pub wait_ms: u64,
+    /// What the holder publishes while it holds.
+    pub value: Option<Value>,
+}
+
+/// One command: what one log entry holds. Renewals that arrived together are one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes an unfounded state usable; a founded one answers what it is and does nothing.
+    Found {
+        /// The name of the cluster.
+        cluster_id: ClusterId,
+        /// Every token will be larger than this.
+        token_floor: Token,
+        /// The first settings.
+        settings: Settings,
+        /// The first meaning of `apply`.
+        model_version: ModelVersion,
+    },
+    /// Lets time pass.
+    Tick,
+    /// Makes an explicit lease: it lives from now for its TTL, also without holding anything.
+    /// Repeating it answers the same and moves no deadline.
+    OpenLease {
+        /// Its id.
+        lease: LeaseId,
+        /// Its TTL in milliseconds, fixed for its life.
+        ttl_ms: u64,
+        /// Who takes it.
+        owner: Owner,
+        /// What else its maker says about it.
+        metadata: Metadata,
+    },
+    /// Takes locks, or queues for them.
+    Acquire(Acquire),
+    /// Renews each of these leases. Executed every time, never deduplicated; one answer each, in
+    /// this order.
+    Renew {
+        /// Which; several requests may travel in one command.
+        leases: Vec<LeaseId>,
+    },
+    /// Gives up what the lease holds under these tokens, all or nothing.
+    Release {
+        /// The holder.
+        lease: LeaseId,
+        /// The tokens of its grants.
+        tokens: Vec<Token>,
+    },
+    /// Takes a request back: out of the queue; released if it was granted meanwhile; refused in
+    /// advance if it has not arrived yet.
+    Cancel {
+        /// The lease of the request.
+        lease: LeaseId,
+        /// The request.
+        request: RequestId,
+    },
+    /// Ends a lease by the hand of its own secret: everything that it holds is free at once.
+    Revoke {
+        /// Which.
+        lease: LeaseId,
+    },
+}

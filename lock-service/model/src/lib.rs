@@ -1,0 +1,25 @@
+//! The lock model: leases, locks, queues and fencing tokens as a pure, deterministic state machine.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod apply;
+mod command;
+mod event;
+mod id;
+mod number;
+mod outcome;
+mod refusal;
+mod settings;
+mod state;
+mod text;
+
+pub use command::{Acquire, Command, Entry, LockRequest, Mode, ModelVersion};
+pub use event::{Event, EventKind, LeaseEnd, ReleasedBy, WaitEnd};
+pub use id::{BodyHash, ClusterId, ID_BYTES, IdError, LeaseId};
+pub use number::{Position, PositionError, Timestamp, Token};
+pub use outcome::{Cancelled, Grant, Granted, Outcome, Queued, Released, Renewal, Renewed, Response};
+pub use refusal::{Field, Limit, LockHeldReason, Refusal};
+pub use settings::{Settings, SettingsError};
+pub use state::{LockTable, Origin};
+pub use text::{LockName, Metadata, Owner, RequestId, TextError, Value};
