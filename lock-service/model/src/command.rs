@@ -7,7 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BodyHash, ClusterId, LeaseId, LockName, Metadata, Owner, RequestId, Settings, Timestamp, Token, Value};
+use crate::{
+    BodyHash, ClusterId, LeaseId, LockName, Metadata, Owner, RequestId, Settings, Timestamp, Token,
+    Value,
+};
 
 /// Where a command stands in the log, and when the leader stamped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

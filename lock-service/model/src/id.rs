@@ -116,7 +116,14 @@ mod tests {
 
     #[test]
     fn text_of_another_length_case_or_alphabet_is_no_id() {
-        for bad in ["", "ab", &"AB".repeat(16), &"zz".repeat(16), &"ab".repeat(17), &"é".repeat(16)] {
+        for bad in [
+            "",
+            "ab",
+            &"AB".repeat(16),
+            &"zz".repeat(16),
+            &"ab".repeat(17),
+            &"é".repeat(16),
+        ] {
             assert_eq!(bad.parse::<LeaseId>(), Err(IdError), "{bad:?}");
         }
     }

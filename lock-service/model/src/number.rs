@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// A moment of the logical cluster clock, in milliseconds. It has no relation to wall-clock time;
 /// only differences mean something, and it stands still while the cluster cannot commit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
@@ -32,7 +34,9 @@ impl fmt::Display for Timestamp {
 }
 
 /// A fencing token: the number that a guarded resource compares. Larger is later.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Token(pub u64);
 
 impl Token {
@@ -50,7 +54,9 @@ impl fmt::Display for Token {
 /// Where in the cluster's history a response or an event stands: the Raft log index of its entry
 /// and its number within that entry. Written `index.ordinal`. Positions of one cluster are totally
 /// ordered, and every response and event has one of its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Position {
     /// The Raft log index of the entry.
     pub index: u64,
@@ -82,7 +88,10 @@ impl FromStr for Position {
             }
         }
         let (index, ordinal) = text.split_once('.').ok_or(PositionError)?;
-        Ok(Self { index: number(index)?, ordinal: number(ordinal)? })
+        Ok(Self {
+            index: number(index)?,
+            ordinal: number(ordinal)?,
+        })
     }
 }
 
@@ -92,14 +101,29 @@ mod tests {
 
     #[test]
     fn a_position_survives_text() {
-        let position = Position { index: 1042, ordinal: 7 };
+        let position = Position {
+            index: 1042,
+            ordinal: 7,
+        };
         assert_eq!(position.to_string(), "1042.7");
         assert_eq!("1042.7".parse(), Ok(position));
     }
 
     #[test]
     fn text_that_is_no_position_is_refused() {
-        for bad in ["", "1", ".", "1.", ".1", "1.2.3", "+1.2", "1.+2", "-1.0", "1.4294967296", "a.b"] {
+        for bad in [
+            "",
+            "1",
+            ".",
+            "1.",
+            ".1",
+            "1.2.3",
+            "+1.2",
+            "1.+2",
+            "-1.0",
+            "1.4294967296",
+            "a.b",
+        ] {
             assert_eq!(bad.parse::<Position>(), Err(PositionError), "{bad:?}");
         }
     }

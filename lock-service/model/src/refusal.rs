@@ -132,7 +132,9 @@ pub enum Refusal {
         max_ms: u64,
     },
     /// The lease exists with another TTL; a TTL is fixed when the lease is made.
-    #[error("the lease was made with a TTL of {fixed_ms} ms, which cannot be changed to {given_ms} ms")]
+    #[error(
+        "the lease was made with a TTL of {fixed_ms} ms, which cannot be changed to {given_ms} ms"
+    )]
     TtlDiffers {
         /// The TTL that was given.
         given_ms: u64,

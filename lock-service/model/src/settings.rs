@@ -104,7 +104,12 @@ impl Settings {
         let rules: [(&str, u64, u64, u64); 17] = [
             ("ttl_max_ms", self.ttl_max_ms, 1, 30 * DAY_MS),
             ("ttl_min_ms", self.ttl_min_ms, 1, self.ttl_max_ms),
-            ("ttl_default_ms", self.ttl_default_ms, self.ttl_min_ms, self.ttl_max_ms),
+            (
+                "ttl_default_ms",
+                self.ttl_default_ms,
+                self.ttl_min_ms,
+                self.ttl_max_ms,
+            ),
             ("wait_max_ms", self.wait_max_ms, 1, 30 * DAY_MS),
             ("expiry_cap", self.expiry_cap, 1, 100_000),
             ("events_max", self.events_max, 0, 1_000_000),
@@ -115,14 +120,39 @@ impl Settings {
             ("locks_max", self.locks_max, 1, 100_000_000),
             ("queue_max", self.queue_max, 1, 1_000_000),
             ("locks_per_lease_max", self.locks_per_lease_max, 1, 10_000),
-            ("name_max_bytes", self.name_max_bytes, 1, LockName::MAX_BYTES as u64),
-            ("owner_max_bytes", self.owner_max_bytes, 0, Owner::MAX_BYTES as u64),
-            ("metadata_max_bytes", self.metadata_max_bytes, 0, Metadata::MAX_BYTES as u64),
-            ("value_max_bytes", self.value_max_bytes, 0, Value::MAX_BYTES as u64),
+            (
+                "name_max_bytes",
+                self.name_max_bytes,
+                1,
+                LockName::MAX_BYTES as u64,
+            ),
+            (
+                "owner_max_bytes",
+                self.owner_max_bytes,
+                0,
+                Owner::MAX_BYTES as u64,
+            ),
+            (
+                "metadata_max_bytes",
+                self.metadata_max_bytes,
+                0,
+                Metadata::MAX_BYTES as u64,
+            ),
+            (
+                "value_max_bytes",
+                self.value_max_bytes,
+                0,
+                Value::MAX_BYTES as u64,
+            ),
         ];
         for (setting, given, min, max) in rules {
             if !(min..=max).contains(&given) {
-                return Err(SettingsError { setting: setting.to_owned(), given, min, max });
+                return Err(SettingsError {
+                    setting: setting.to_owned(),
+                    given,
+                    min,
+                    max,
+                });
             }
         }
         Ok(())
@@ -140,13 +170,24 @@ mod tests {
 
     #[test]
     fn a_setting_is_checked_against_the_others() {
-        let settings = Settings { ttl_min_ms: 5_000, ttl_max_ms: 4_000, ..Settings::default() };
+        let settings = Settings {
+            ttl_min_ms: 5_000,
+            ttl_max_ms: 4_000,
+            ..Settings::default()
+        };
         let error = settings.validate().unwrap_err();
         assert_eq!(error.setting, "ttl_min_ms");
         assert_eq!(error.max, 4_000);
-        let settings = Settings { ttl_default_ms: 1_000, ..Settings::default() };
+        let settings = Settings {
+            ttl_default_ms: 1_000,
+            ..Settings::default()
+        };
         assert_eq!(settings.validate().unwrap_err().setting, "ttl_default_ms");
-        let settings = Settings { leases_max: 11, tombstones_max: 10, ..Settings::default() };
+        let settings = Settings {
+            leases_max: 11,
+            tombstones_max: 10,
+            ..Settings::default()
+        };
         assert_eq!(settings.validate().unwrap_err().setting, "leases_max");
     }
 }

@@ -12,8 +12,8 @@ use imbl::{OrdMap, OrdSet, Vector};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BodyHash, ClusterId, Event, LeaseEnd, LeaseId, LockName, LockRequest, Metadata, Mode, ModelVersion, Owner,
-    Position, Refusal, RequestId, Settings, Timestamp, Token, Value,
+    BodyHash, ClusterId, Event, LeaseEnd, LeaseId, LockName, LockRequest, Metadata, Mode,
+    ModelVersion, Owner, Position, Refusal, RequestId, Settings, Timestamp, Token, Value,
 };
 
 /// The whole state of the lock service: what every node has the same copy of.
@@ -162,21 +162,33 @@ pub(crate) enum DueItem {
 
 impl Due {
     pub(crate) fn wait(queued_position: Position, deadline: Timestamp) -> Self {
-        Self { at: deadline, what: DueItem::Wait(queued_position) }
+        Self {
+            at: deadline,
+            what: DueItem::Wait(queued_position),
+        }
     }
 
     pub(crate) fn lease(id: LeaseId, deadline: Timestamp) -> Self {
-        Self { at: deadline, what: DueItem::Lease(id) }
+        Self {
+            at: deadline,
+            what: DueItem::Lease(id),
+        }
     }
 
     pub(crate) fn tombstone(id: LeaseId, deadline: Timestamp) -> Self {
-        Self { at: deadline, what: DueItem::Tombstone(id) }
+        Self {
+            at: deadline,
+            what: DueItem::Tombstone(id),
+        }
     }
 }
 
 impl Lease {
     pub(crate) fn hold(&self, lock: &LockName) -> Option<&Hold> {
-        let at = self.holds.binary_search_by(|hold| hold.lock.cmp(lock)).ok()?;
+        let at = self
+            .holds
+            .binary_search_by(|hold| hold.lock.cmp(lock))
+            .ok()?;
         self.holds.get(at)
     }
 
@@ -185,25 +197,42 @@ impl Lease {
     }
 
     pub(crate) fn decided(&self, request: &RequestId) -> Option<&Decided> {
-        self.decided.iter().rev().find(|decided| decided.request == *request)
+        self.decided
+            .iter()
+            .rev()
+            .find(|decided| decided.request == *request)
     }
 
     /// Whether it once held under `token` and does not any more, as far as it remembers.
     pub(crate) fn has_given_up(&self, token: Token) -> bool {
         let ended = |decided: &Decided| decided.refusal == Refusal::GrantEnded { token };
         self.hold_under(token).is_none()
-            && (self.last_grant.as_ref().is_some_and(|grant| grant.token == token) || self.decided.iter().any(ended))
+            && (self
+                .last_grant
+                .as_ref()
+                .is_some_and(|grant| grant.token == token)
+                || self.decided.iter().any(ended))
     }
 }
 
 impl Tombstone {
     /// What is remembered about `request`: its body, and what a repeat is told.
     pub(crate) fn decided(&self, request: &RequestId) -> Option<Decided> {
-        if let Some(grant) = self.last_grant.as_ref().filter(|grant| grant.request == *request) {
+        if let Some(grant) = self
+            .last_grant
+            .as_ref()
+            .filter(|grant| grant.request == *request)
+        {
             let refusal = Refusal::GrantEnded { token: grant.token };
-            return Some(Decided { request: grant.request.clone(), body: Some(grant.body), refusal });
+            return Some(Decided {
+                request: grant.request.clone(),
+                body: Some(grant.body),
+                refusal,
+            });
         }
-        self.last_refused.clone().filter(|decided| decided.request == *request)
+        self.last_refused
+            .clone()
+            .filter(|decided| decided.request == *request)
     }
 }
 
@@ -226,7 +255,10 @@ impl LockTable {
 
     /// The lease, if it is live: its deadline is ahead.
     pub(crate) fn live_lease(&self, id: LeaseId) -> Option<&Lease> {
-        self.leases.get(&id).map(Arc::as_ref).filter(|lease| !self.is_past(lease.deadline))
+        self.leases
+            .get(&id)
+            .map(Arc::as_ref)
+            .filter(|lease| !self.is_past(lease.deadline))
     }
 
     pub(crate) fn lease_mut(&mut self, id: LeaseId) -> Option<&mut Lease> {
@@ -246,7 +278,9 @@ impl LockTable {
     }
 
     pub(crate) fn set_lease_deadline(&mut self, id: LeaseId, deadline: Timestamp) {
-        let Some(lease) = self.lease_mut(id) else { return };
+        let Some(lease) = self.lease_mut(id) else {
+            return;
+        };
         let before = std::mem::replace(&mut lease.deadline, deadline);
         if before != deadline {
             self.dues.remove(&Due::lease(id, before));
@@ -266,7 +300,9 @@ impl LockTable {
     }
 
     pub(crate) fn put_hold(&mut self, id: LeaseId, hold: Hold) {
-        Arc::make_mut(self.locks.entry(hold.lock.clone()).or_default()).holders.push(id);
+        Arc::make_mut(self.locks.entry(hold.lock.clone()).or_default())
+            .holders
+            .push(id);
         if let Some(lease) = self.lease_mut(id) {
             let at = lease.holds.partition_point(|other| other.lock < hold.lock);
             lease.holds.insert(at, hold);
@@ -275,7 +311,10 @@ impl LockTable {
 
     pub(crate) fn take_hold(&mut self, id: LeaseId, lock: &LockName) -> Option<Hold> {
         let lease = self.lease_mut(id)?;
-        let at = lease.holds.binary_search_by(|hold| hold.lock.cmp(lock)).ok()?;
+        let at = lease
+            .holds
+            .binary_search_by(|hold| hold.lock.cmp(lock))
+            .ok()?;
         let hold = lease.holds.remove(at);
         self.unlink_holder(id, lock);
         Some(hold)
@@ -288,11 +327,16 @@ impl LockTable {
 
     pub(crate) fn put_wait(&mut self, queued_position: Position, wait: Wait) {
         for LockRequest { lock, .. } in &wait.locks {
-            Arc::make_mut(self.locks.entry(lock.clone()).or_default()).queue.push_back(queued_position);
+            Arc::make_mut(self.locks.entry(lock.clone()).or_default())
+                .queue
+                .push_back(queued_position);
         }
         self.dues.insert(Due::wait(queued_position, wait.deadline));
         if let Some(lease) = self.lease_mut(wait.lease) {
-            lease.waits.push(WaitingRequest { request: wait.request.clone(), queued_position });
+            lease.waits.push(WaitingRequest {
+                request: wait.request.clone(),
+                queued_position,
+            });
         }
         self.waits.insert(queued_position, Arc::new(wait));
     }
@@ -309,13 +353,17 @@ impl LockTable {
             });
         }
         if let Some(lease) = self.lease_mut(wait.lease) {
-            lease.waits.retain(|waiting| waiting.queued_position != queued_position);
+            lease
+                .waits
+                .retain(|waiting| waiting.queued_position != queued_position);
         }
         Some(wait)
     }
 
     fn change_lock(&mut self, name: &LockName, change: impl FnOnce(&mut Lock)) {
-        let Some(lock) = self.locks.get_mut(name) else { return };
+        let Some(lock) = self.locks.get_mut(name) else {
+            return;
+        };
         let lock = Arc::make_mut(lock);
         change(lock);
         if lock.is_unused() {

@@ -54,7 +54,11 @@ impl Rules {
             return Err(TextError::Empty { what });
         }
         if text.len() > self.max_bytes {
-            return Err(TextError::TooLong { what, bytes: text.len(), max_bytes: self.max_bytes });
+            return Err(TextError::TooLong {
+                what,
+                bytes: text.len(),
+                max_bytes: self.max_bytes,
+            });
         }
         if !self.control_characters
             && let Some((at_byte, _)) = text.char_indices().find(|(_, c)| c.is_control())
@@ -204,20 +208,29 @@ impl Metadata {
         let metadata = Self((!entries.is_empty()).then(|| Arc::new(entries)));
         let bytes = metadata.bytes();
         if bytes > Self::MAX_BYTES {
-            return Err(TextError::TooLong { what: "metadata", bytes, max_bytes: Self::MAX_BYTES });
+            return Err(TextError::TooLong {
+                what: "metadata",
+                bytes,
+                max_bytes: Self::MAX_BYTES,
+            });
         }
         Ok(metadata)
     }
 
     /// The entries in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().flat_map(|entries| entries.iter()).map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .flat_map(|entries| entries.iter())
+            .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// The length of all keys and values in bytes of UTF-8.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.iter().fold(0, |sum, (key, value)| sum.saturating_add(key.len()).saturating_add(value.len()))
+        self.iter().fold(0, |sum, (key, value)| {
+            sum.saturating_add(key.len()).saturating_add(value.len())
+        })
     }
 }
 
@@ -245,9 +258,18 @@ mod tests {
         assert!(LockName::new(&"n".repeat(512)).is_ok());
         assert!(LockName::new("jobs/billing ü 锁").is_ok());
         assert!(matches!(LockName::new(""), Err(TextError::Empty { .. })));
-        assert!(matches!(LockName::new(&"n".repeat(513)), Err(TextError::TooLong { bytes: 513, .. })));
-        assert!(matches!(LockName::new("a\nb"), Err(TextError::ControlCharacter { at_byte: 1, .. })));
-        assert!(matches!(LockName::new("a\u{85}"), Err(TextError::ControlCharacter { at_byte: 1, .. })));
+        assert!(matches!(
+            LockName::new(&"n".repeat(513)),
+            Err(TextError::TooLong { bytes: 513, .. })
+        ));
+        assert!(matches!(
+            LockName::new("a\nb"),
+            Err(TextError::ControlCharacter { at_byte: 1, .. })
+        ));
+        assert!(matches!(
+            LockName::new("a\u{85}"),
+            Err(TextError::ControlCharacter { at_byte: 1, .. })
+        ));
     }
 
     #[test]
@@ -261,7 +283,10 @@ mod tests {
         let bytes = postcard::to_stdvec("a\nb").unwrap();
         assert!(postcard::from_bytes::<LockName>(&bytes).is_err());
         let bytes = postcard::to_stdvec("ab").unwrap();
-        assert_eq!(postcard::from_bytes::<LockName>(&bytes).unwrap().as_str(), "ab");
+        assert_eq!(
+            postcard::from_bytes::<LockName>(&bytes).unwrap().as_str(),
+            "ab"
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::Transition;
 use super::lease::check_size;
 use crate::state::{Decided, Lease, Origin, Wait};
 use crate::{
-    Acquire, EventKind, Field, Grant, Granted, LeaseEnd, Limit, LockHeldReason, LockRequest, Metadata, Position, Queued,
-    Refusal, Response, Timestamp,
+    Acquire, EventKind, Field, Grant, Granted, LeaseEnd, Limit, LockHeldReason, LockRequest,
+    Metadata, Position, Queued, Refusal, Response, Timestamp,
 };
 
 /// What becomes of a new request.
@@ -20,7 +20,11 @@ enum Decision {
 }
 
 impl Transition<'_> {
-    pub(super) fn acquire(&mut self, acquire: &Acquire, position: Position) -> Result<Response, Refusal> {
+    pub(super) fn acquire(
+        &mut self,
+        acquire: &Acquire,
+        position: Position,
+    ) -> Result<Response, Refusal> {
         if let Some(answer) = self.repeated(acquire)? {
             return Ok(answer);
         }
@@ -36,7 +40,9 @@ impl Transition<'_> {
     /// The answer to a request that was seen before, or whose lease has ended.
     fn repeated(&self, acquire: &Acquire) -> Result<Option<Response>, Refusal> {
         let Some(lease) = self.table.leases.get(&acquire.lease) else {
-            let Some(tombstone) = self.table.tombstones.get(&acquire.lease) else { return Ok(None) };
+            let Some(tombstone) = self.table.tombstones.get(&acquire.lease) else {
+                return Ok(None);
+            };
             return Err(match tombstone.decided(&acquire.request) {
                 Some(decided) => answer_decided(acquire, &decided),
                 None => Refusal::LeaseEnded { how: tombstone.how },
@@ -52,15 +58,30 @@ impl Transition<'_> {
         self.repeated_wait(acquire, lease)
     }
 
-    fn repeated_grant(&self, acquire: &Acquire, lease: &Lease) -> Result<Option<Response>, Refusal> {
-        let mut holds = lease.holds.iter().filter(|hold| hold.request == acquire.request).peekable();
-        let Some(first) = holds.peek() else { return Ok(None) };
+    fn repeated_grant(
+        &self,
+        acquire: &Acquire,
+        lease: &Lease,
+    ) -> Result<Option<Response>, Refusal> {
+        let mut holds = lease
+            .holds
+            .iter()
+            .filter(|hold| hold.request == acquire.request)
+            .peekable();
+        let Some(first) = holds.peek() else {
+            return Ok(None);
+        };
         if first.body != acquire.body {
             return Err(Refusal::RequestMismatch);
         }
         Ok(Some(Response::Granted(Granted {
             queued_position: first.queued_position,
-            grants: holds.map(|hold| Grant { lock: hold.lock.clone(), token: hold.token }).collect(),
+            grants: holds
+                .map(|hold| Grant {
+                    lock: hold.lock.clone(),
+                    token: hold.token,
+                })
+                .collect(),
             ttl_ms: lease.ttl_ms,
             remaining_ms: self.table.clock.ms_until(lease.deadline),
             repeated: true,
@@ -68,11 +89,17 @@ impl Transition<'_> {
     }
 
     fn repeated_wait(&self, acquire: &Acquire, lease: &Lease) -> Result<Option<Response>, Refusal> {
-        let Some(waiting) = lease.waits.iter().find(|waiting| waiting.request == acquire.request) else {
+        let Some(waiting) = lease
+            .waits
+            .iter()
+            .find(|waiting| waiting.request == acquire.request)
+        else {
             return Ok(None);
         };
         let queued_position = waiting.queued_position;
-        let Some(wait) = self.table.waits.get(&queued_position) else { return Ok(None) };
+        let Some(wait) = self.table.waits.get(&queued_position) else {
+            return Ok(None);
+        };
         if wait.body != acquire.body {
             return Err(Refusal::RequestMismatch);
         }
@@ -97,10 +124,20 @@ impl Transition<'_> {
     fn check_acquire<'r>(&self, acquire: &'r Acquire) -> Result<&'r LockRequest, Refusal> {
         let settings = &self.table.settings;
         let [request] = acquire.locks.as_slice() else {
-            return Err(Refusal::LockCount { given: acquire.locks.len() as u64 });
+            return Err(Refusal::LockCount {
+                given: acquire.locks.len() as u64,
+            });
         };
-        check_size(Field::LockName, request.lock.bytes(), settings.name_max_bytes)?;
-        check_size(Field::Owner, acquire.owner.bytes(), settings.owner_max_bytes)?;
+        check_size(
+            Field::LockName,
+            request.lock.bytes(),
+            settings.name_max_bytes,
+        )?;
+        check_size(
+            Field::Owner,
+            acquire.owner.bytes(),
+            settings.owner_max_bytes,
+        )?;
         if let Some(value) = &acquire.value {
             check_size(Field::Value, value.bytes(), settings.value_max_bytes)?;
         }
@@ -116,9 +153,10 @@ impl Transition<'_> {
             return Ok(ttl_ms);
         };
         match acquire.ttl_ms {
-            Some(given_ms) if given_ms != lease.ttl_ms => {
-                Err(Refusal::TtlDiffers { given_ms, fixed_ms: lease.ttl_ms })
-            }
+            Some(given_ms) if given_ms != lease.ttl_ms => Err(Refusal::TtlDiffers {
+                given_ms,
+                fixed_ms: lease.ttl_ms,
+            }),
             _ => Ok(lease.ttl_ms),
         }
     }
@@ -128,14 +166,23 @@ impl Transition<'_> {
         let name = &request.lock;
         let lease = self.table.leases.get(&acquire.lease);
         if let Some(hold) = lease.and_then(|lease| lease.hold(name)) {
-            let refusal = Refusal::AlreadyHeld { lock: name.clone(), token: hold.token };
+            let refusal = Refusal::AlreadyHeld {
+                lock: name.clone(),
+                token: hold.token,
+            };
             return Ok(Decision::Refuse(refusal));
         }
         for waiting in lease.iter().flat_map(|lease| &lease.waits) {
-            let Some(wait) = self.table.waits.get(&waiting.queued_position) else { continue };
+            let Some(wait) = self.table.waits.get(&waiting.queued_position) else {
+                continue;
+            };
             if wait.locks.iter().any(|waited| waited.lock == *name) {
                 let (request, queued_position) = (waiting.request.clone(), waiting.queued_position);
-                let refusal = Refusal::AlreadyWaiting { lock: name.clone(), request, queued_position };
+                let refusal = Refusal::AlreadyWaiting {
+                    lock: name.clone(),
+                    request,
+                    queued_position,
+                };
                 return Ok(Decision::Refuse(refusal));
             }
         }
@@ -144,22 +191,43 @@ impl Transition<'_> {
         if let Some(lock) = lock
             && acquire.wait_ms == 0
         {
-            let holder = lock.holders.first().and_then(|id| Some((*id, self.table.leases.get(id)?)));
+            let holder = lock
+                .holders
+                .first()
+                .and_then(|id| Some((*id, self.table.leases.get(id)?)));
             let reason = match holder {
-                Some((lease, holder)) => LockHeldReason::Held { lease, owner: holder.owner.clone() },
+                Some((lease, holder)) => LockHeldReason::Held {
+                    lease,
+                    owner: holder.owner.clone(),
+                },
                 None => LockHeldReason::Queued,
             };
-            return Ok(Decision::Refuse(Refusal::LockHeld { lock: name.clone(), reason, queue_length }));
+            return Ok(Decision::Refuse(Refusal::LockHeld {
+                lock: name.clone(),
+                reason,
+                queue_length,
+            }));
         }
         let locks_of_lease = lease.map_or(0, |lease| lease.holds.len() + lease.waits.len());
-        check_limit(Limit::LocksPerLease, locks_of_lease as u64, settings.locks_per_lease_max)?;
+        check_limit(
+            Limit::LocksPerLease,
+            locks_of_lease as u64,
+            settings.locks_per_lease_max,
+        )?;
         if lock.is_some() {
             check_limit(Limit::Queue, queue_length, settings.queue_max)?;
             return Ok(Decision::Queue);
         }
-        check_limit(Limit::Locks, self.table.locks.len() as u64, settings.locks_max)?;
+        check_limit(
+            Limit::Locks,
+            self.table.locks.len() as u64,
+            settings.locks_max,
+        )?;
         if !self.has_tokens_for(acquire.locks.len()) {
-            return Err(Refusal::LimitReached { limit: Limit::Tokens, max: crate::Token::MAX.0 });
+            return Err(Refusal::LimitReached {
+                limit: Limit::Tokens,
+                max: crate::Token::MAX.0,
+            });
         }
         Ok(Decision::Grant)
     }
@@ -167,7 +235,14 @@ impl Transition<'_> {
     fn make_lease_for(&mut self, acquire: &Acquire, ttl_ms: u64, deadline: Timestamp) {
         if !self.table.leases.contains_key(&acquire.lease) {
             let owner = acquire.owner.clone();
-            self.make_lease(acquire.lease, ttl_ms, owner, Metadata::default(), deadline, Origin::Waiting);
+            self.make_lease(
+                acquire.lease,
+                ttl_ms,
+                owner,
+                Metadata::default(),
+                deadline,
+                Origin::Waiting,
+            );
         }
     }
 
@@ -175,9 +250,19 @@ impl Transition<'_> {
         let now = self.table.clock;
         self.make_lease_for(acquire, ttl_ms, now.plus_ms(ttl_ms));
         let grants = self.grant(as_wait(acquire, now), position);
-        let deadline = self.table.leases.get(&acquire.lease).map_or(now, |lease| lease.deadline);
+        let deadline = self
+            .table
+            .leases
+            .get(&acquire.lease)
+            .map_or(now, |lease| lease.deadline);
         let remaining_ms = now.ms_until(deadline);
-        Response::Granted(Granted { grants, ttl_ms, remaining_ms, queued_position: position, repeated: false })
+        Response::Granted(Granted {
+            grants,
+            ttl_ms,
+            remaining_ms,
+            queued_position: position,
+            repeated: false,
+        })
     }
 
     fn queue(&mut self, acquire: &Acquire, ttl_ms: u64, position: Position) -> Response {
@@ -185,7 +270,12 @@ impl Transition<'_> {
         let deadline = now.plus_ms(acquire.wait_ms.min(self.table.settings.wait_max_ms));
         self.make_lease_for(acquire, ttl_ms, deadline);
         self.table.put_wait(position, as_wait(acquire, deadline));
-        let owner = self.table.leases.get(&acquire.lease).map_or(&acquire.owner, |lease| &lease.owner).clone();
+        let owner = self
+            .table
+            .leases
+            .get(&acquire.lease)
+            .map_or(&acquire.owner, |lease| &lease.owner)
+            .clone();
         for request in &acquire.locks {
             self.event(EventKind::Queued {
                 lock: request.lock.clone(),
@@ -209,7 +299,11 @@ impl Transition<'_> {
     /// that was made for this request and ended with it.
     fn refuse(&mut self, acquire: &Acquire, refusal: Refusal) -> Refusal {
         let (request, body) = (acquire.request.clone(), Some(acquire.body));
-        let decided = Decided { request, body, refusal: refusal.clone() };
+        let decided = Decided {
+            request,
+            body,
+            refusal: refusal.clone(),
+        };
         if self.table.leases.contains_key(&acquire.lease) {
             self.remember(acquire.lease, decided);
         } else {
@@ -228,7 +322,11 @@ fn answer_decided(acquire: &Acquire, decided: &Decided) -> Refusal {
 }
 
 fn check_limit(limit: Limit, count: u64, max: u64) -> Result<(), Refusal> {
-    if count >= max { Err(Refusal::LimitReached { limit, max }) } else { Ok(()) }
+    if count >= max {
+        Err(Refusal::LimitReached { limit, max })
+    } else {
+        Ok(())
+    }
 }
 
 fn as_wait(acquire: &Acquire, deadline: Timestamp) -> Wait {

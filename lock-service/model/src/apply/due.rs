@@ -29,7 +29,13 @@ impl Transition<'_> {
         }
         let cap = self.table.settings.expiry_cap;
         let mut freed: u64 = 0;
-        while let Some(due) = self.table.dues.get_min().copied().filter(|due| self.table.is_past(due.at)) {
+        while let Some(due) = self
+            .table
+            .dues
+            .get_min()
+            .copied()
+            .filter(|due| self.table.is_past(due.at))
+        {
             let more = freed.saturating_add(self.frees(due));
             if freed > 0 && more > cap {
                 break;
@@ -55,9 +61,9 @@ impl Transition<'_> {
     fn frees(&self, due: Due) -> u64 {
         match due.what {
             DueItem::Wait(_) | DueItem::Tombstone(_) => 1,
-            DueItem::Lease(id) => {
-                self.table.leases.get(&id).map_or(1, |lease| (lease.holds.len() + lease.waits.len()).max(1) as u64)
-            }
+            DueItem::Lease(id) => self.table.leases.get(&id).map_or(1, |lease| {
+                (lease.holds.len() + lease.waits.len()).max(1) as u64
+            }),
         }
     }
 
@@ -69,10 +75,15 @@ impl Transition<'_> {
             | Command::Release { lease, .. }
             | Command::Cancel { lease, .. }
             | Command::Revoke { lease } => self.touch_lease(*lease, &mut touched),
-            Command::Renew { leases } => leases.iter().for_each(|lease| self.touch_lease(*lease, &mut touched)),
+            Command::Renew { leases } => leases
+                .iter()
+                .for_each(|lease| self.touch_lease(*lease, &mut touched)),
             Command::Acquire(acquire) => {
                 self.touch_lease(acquire.lease, &mut touched);
-                acquire.locks.iter().for_each(|request| self.touch_lock(&request.lock, &mut touched));
+                acquire
+                    .locks
+                    .iter()
+                    .for_each(|request| self.touch_lock(&request.lock, &mut touched));
             }
         }
         touched
@@ -98,10 +109,16 @@ impl Transition<'_> {
     }
 
     fn touch_lock(&self, name: &LockName, touched: &mut BTreeSet<Due>) {
-        let Some(lock) = self.table.locks.get(name).map(Arc::as_ref) else { return };
-        lock.holders.iter().for_each(|holder| self.touch_lease(*holder, touched));
+        let Some(lock) = self.table.locks.get(name).map(Arc::as_ref) else {
+            return;
+        };
+        lock.holders
+            .iter()
+            .for_each(|holder| self.touch_lease(*holder, touched));
         for queued_position in &lock.queue {
-            let Some(wait) = self.table.waits.get(queued_position) else { continue };
+            let Some(wait) = self.table.waits.get(queued_position) else {
+                continue;
+            };
             if self.table.live_lease(wait.lease).is_some() && !self.table.is_past(wait.deadline) {
                 break;
             }

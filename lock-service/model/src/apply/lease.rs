@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use super::Transition;
 use crate::state::{Lease, Origin};
 use crate::{
-    Field, Grant, LeaseEnd, LeaseId, Limit, Metadata, Owner, Position, Refusal, Renewal, Renewed, Response, Timestamp,
+    Field, Grant, LeaseEnd, LeaseId, Limit, Metadata, Owner, Position, Refusal, Renewal, Renewed,
+    Response, Timestamp,
 };
 
 impl Transition<'_> {
@@ -25,19 +26,38 @@ impl Transition<'_> {
             if !is_the_same {
                 return Err(Refusal::LeaseExists);
             }
-            return Ok(Response::LeaseOpened { ttl_ms, remaining_ms: now.ms_until(lease.deadline), repeated: true });
+            return Ok(Response::LeaseOpened {
+                ttl_ms,
+                remaining_ms: now.ms_until(lease.deadline),
+                repeated: true,
+            });
         }
         if let Some(tombstone) = self.table.tombstones.get(&id) {
             return Err(Refusal::LeaseEnded { how: tombstone.how });
         }
         let settings = &self.table.settings;
-        check_size(Field::Metadata, metadata.bytes(), settings.metadata_max_bytes)?;
+        check_size(
+            Field::Metadata,
+            metadata.bytes(),
+            settings.metadata_max_bytes,
+        )?;
         check_size(Field::Owner, owner.bytes(), settings.owner_max_bytes)?;
         self.check_ttl(ttl_ms)?;
         self.check_room_for_a_lease()?;
         let deadline = now.plus_ms(ttl_ms);
-        self.make_lease(id, ttl_ms, owner.clone(), metadata.clone(), deadline, Origin::Explicit);
-        Ok(Response::LeaseOpened { ttl_ms, remaining_ms: now.ms_until(deadline), repeated: false })
+        self.make_lease(
+            id,
+            ttl_ms,
+            owner.clone(),
+            metadata.clone(),
+            deadline,
+            Origin::Explicit,
+        );
+        Ok(Response::LeaseOpened {
+            ttl_ms,
+            remaining_ms: now.ms_until(deadline),
+            repeated: false,
+        })
     }
 
     pub(super) fn make_lease(
@@ -50,16 +70,33 @@ impl Transition<'_> {
         origin: Origin,
     ) {
         let (holds, waits, decided, last_grant) = (Vec::new(), Vec::new(), VecDeque::new(), None);
-        let lease = Lease { ttl_ms, owner, metadata, deadline, origin, holds, waits, decided, last_grant };
+        let lease = Lease {
+            ttl_ms,
+            owner,
+            metadata,
+            deadline,
+            origin,
+            holds,
+            waits,
+            decided,
+            last_grant,
+        };
         self.table.put_lease(id, lease);
     }
 
     pub(super) fn check_ttl(&self, given_ms: u64) -> Result<(), Refusal> {
-        let (min_ms, max_ms) = (self.table.settings.ttl_min_ms, self.table.settings.ttl_max_ms);
+        let (min_ms, max_ms) = (
+            self.table.settings.ttl_min_ms,
+            self.table.settings.ttl_max_ms,
+        );
         if (min_ms..=max_ms).contains(&given_ms) {
             Ok(())
         } else {
-            Err(Refusal::TtlOutOfBounds { given_ms, min_ms, max_ms })
+            Err(Refusal::TtlOutOfBounds {
+                given_ms,
+                min_ms,
+                max_ms,
+            })
         }
     }
 
@@ -67,7 +104,10 @@ impl Transition<'_> {
     pub(super) fn check_room_for_a_lease(&self) -> Result<(), Refusal> {
         let max = self.table.settings.leases_max;
         if self.table.leases.len() as u64 >= max {
-            return Err(Refusal::LimitReached { limit: Limit::Leases, max });
+            return Err(Refusal::LimitReached {
+                limit: Limit::Leases,
+                max,
+            });
         }
         self.check_room_for_a_tombstone()
     }
@@ -75,7 +115,10 @@ impl Transition<'_> {
     pub(super) fn check_room_for_a_tombstone(&self) -> Result<(), Refusal> {
         let max = self.table.settings.tombstones_max;
         if (self.table.leases.len() + self.table.tombstones.len()) as u64 >= max {
-            return Err(Refusal::LimitReached { limit: Limit::Tombstones, max });
+            return Err(Refusal::LimitReached {
+                limit: Limit::Tombstones,
+                max,
+            });
         }
         Ok(())
     }
@@ -83,22 +126,36 @@ impl Transition<'_> {
     pub(super) fn renew(&mut self, leases: &[LeaseId], first: Position) -> Response {
         let mut renewals = Vec::with_capacity(leases.len());
         for &lease in leases {
-            let position = if renewals.is_empty() { first } else { self.next_position() };
-            renewals.push(Renewal { lease, position, result: self.renew_one(lease) });
+            let position = if renewals.is_empty() {
+                first
+            } else {
+                self.next_position()
+            };
+            renewals.push(Renewal {
+                lease,
+                position,
+                result: self.renew_one(lease),
+            });
         }
         Response::Renewed(renewals)
     }
 
     fn renew_one(&mut self, id: LeaseId) -> Result<Renewed, Refusal> {
         let now = self.table.clock;
-        let Some(lease) = self.table.leases.get(&id) else { return Err(self.no_such_lease(id)) };
+        let Some(lease) = self.table.leases.get(&id) else {
+            return Err(self.no_such_lease(id));
+        };
         let ttl_ms = lease.ttl_ms;
         let deadline = lease.deadline.max(now.plus_ms(ttl_ms));
         let renewed = Renewed {
             ttl_ms,
             remaining_ms: now.ms_until(deadline),
             holds: grants_of(lease),
-            waits: lease.waits.iter().map(|waiting| waiting.request.clone()).collect(),
+            waits: lease
+                .waits
+                .iter()
+                .map(|waiting| waiting.request.clone())
+                .collect(),
         };
         self.table.set_lease_deadline(id, deadline);
         Ok(renewed)
@@ -108,10 +165,16 @@ impl Transition<'_> {
         if let Some(lease) = self.table.leases.get(&id) {
             let released = grants_of(lease);
             self.end_lease(id, LeaseEnd::Revoked);
-            return Ok(Response::Revoked { was_live: true, released });
+            return Ok(Response::Revoked {
+                was_live: true,
+                released,
+            });
         }
         if self.table.tombstones.contains_key(&id) {
-            return Ok(Response::Revoked { was_live: false, released: Vec::new() });
+            return Ok(Response::Revoked {
+                was_live: false,
+                released: Vec::new(),
+            });
         }
         Err(Refusal::LeaseNotFound)
     }
@@ -127,9 +190,24 @@ impl Transition<'_> {
 
 pub(super) fn check_size(field: Field, bytes: usize, max_bytes: u64) -> Result<(), Refusal> {
     let bytes = bytes as u64;
-    if bytes > max_bytes { Err(Refusal::TooLong { field, bytes, max_bytes }) } else { Ok(()) }
+    if bytes > max_bytes {
+        Err(Refusal::TooLong {
+            field,
+            bytes,
+            max_bytes,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn grants_of(lease: &Lease) -> Vec<Grant> {
-    lease.holds.iter().map(|hold| Grant { lock: hold.lock.clone(), token: hold.token }).collect()
+    lease
+        .holds
+        .iter()
+        .map(|hold| Grant {
+            lock: hold.lock.clone(),
+            token: hold.token,
+        })
+        .collect()
 }

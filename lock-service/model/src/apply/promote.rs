@@ -15,7 +15,9 @@ impl Transition<'_> {
         moved.dedup();
         for lock in &moved {
             while let Some(queued_position) = self.grantable_head(lock) {
-                let Some(wait) = self.table.take_wait(queued_position) else { break };
+                let Some(wait) = self.table.take_wait(queued_position) else {
+                    break;
+                };
                 self.grant(wait, queued_position);
             }
         }
@@ -30,7 +32,10 @@ impl Transition<'_> {
         let head = *table.locks.get(lock)?.queue.front()?;
         let wait = table.waits.get(&head)?;
         let is_free = |lock: &LockName| {
-            table.locks.get(lock).is_none_or(|lock| lock.holders.is_empty() && lock.queue.front() == Some(&head))
+            table
+                .locks
+                .get(lock)
+                .is_none_or(|lock| lock.holders.is_empty() && lock.queue.front() == Some(&head))
         };
         let is_grantable = !table.is_past(wait.deadline)
             && table.live_lease(wait.lease).is_some()
@@ -45,9 +50,18 @@ impl Transition<'_> {
 
     /// Gives a request its locks: new tokens, and a deadline that is a TTL away.
     pub(super) fn grant(&mut self, wait: Wait, queued_position: Position) -> Vec<Grant> {
-        let Wait { lease: id, request, body, locks, value, .. } = wait;
+        let Wait {
+            lease: id,
+            request,
+            body,
+            locks,
+            value,
+            ..
+        } = wait;
         let now = self.table.clock;
-        let Some(lease) = self.table.lease_mut(id) else { return Vec::new() };
+        let Some(lease) = self.table.lease_mut(id) else {
+            return Vec::new();
+        };
         let (ttl_ms, owner) = (lease.ttl_ms, lease.owner.clone());
         let deadline = match lease.origin {
             // It lived for its wait, which may be longer than its TTL.
@@ -75,9 +89,16 @@ impl Transition<'_> {
             };
             self.table.put_hold(id, hold);
             if let Some(lease) = self.table.lease_mut(id) {
-                lease.last_grant = Some(LastGrant { request: request.clone(), body, token });
+                lease.last_grant = Some(LastGrant {
+                    request: request.clone(),
+                    body,
+                    token,
+                });
             }
-            grants.push(Grant { lock: lock.clone(), token });
+            grants.push(Grant {
+                lock: lock.clone(),
+                token,
+            });
             self.event(EventKind::Granted {
                 lock,
                 lease: id,

@@ -1,0 +1,319 @@
+//! Looking at the state: locks, leases, tokens, deadlines. Never changes anything, and never shows
+//! what is overdue as if it lived.
+
+use std::sync::Arc;
+
+use crate::state::{Hold, Lease, Lock, LockTable, Wait};
+use crate::{
+    ClusterId, Event, Grant, LeaseId, LockName, Metadata, Mode, ModelVersion, Origin, Owner,
+    Position, RequestId, Settings, Timestamp, Token, Value,
+};
+
+/// A lock that somebody holds or waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockView {
+    /// Its name.
+    pub lock: LockName,
+    /// Who holds it; for an exclusive lock at most one.
+    pub holders: Vec<HolderView>,
+    /// Who waits for it, first in line first.
+    pub queue: Vec<WaiterView>,
+}
+
+/// A holder of a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderView {
+    /// Its lease.
+    pub lease: LeaseId,
+    /// Who took that lease.
+    pub owner: Owner,
+    /// How the lock is held.
+    pub mode: Mode,
+    /// The fencing token.
+    pub token: Token,
+    /// What the holder publishes.
+    pub value: Option<Value>,
+    /// When the lock was granted, in cluster time.
+    pub granted_at: Timestamp,
+    /// When the lease ends unless it is renewed, in cluster time.
+    pub deadline: Timestamp,
+}
+
+/// A request in the queue of a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaiterView {
+    /// Its lease.
+    pub lease: LeaseId,
+    /// Who took that lease.
+    pub owner: Owner,
+    /// The request.
+    pub request: RequestId,
+    /// How the lock is to be held.
+    pub mode: Mode,
+    /// Where it entered the queue.
+    pub queued_position: Position,
+    /// Until when it waits, in cluster time.
+    pub deadline: Timestamp,
+}
+
+/// A live lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseView {
+    /// Its id.
+    pub lease: LeaseId,
+    /// Its TTL, in milliseconds.
+    pub ttl_ms: u64,
+    /// Who took it.
+    pub owner: Owner,
+    /// What else its maker said about it.
+    pub metadata: Metadata,
+    /// How it came to be.
+    pub origin: Origin,
+    /// When it ends unless it is renewed, in cluster time.
+    pub deadline: Timestamp,
+    /// What it holds, locks by name.
+    pub holds: Vec<Grant>,
+    /// What it waits for, in the order of queueing.
+    pub waits: Vec<WaitView>,
+}
+
+/// A request of a lease that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitView {
+    /// The request.
+    pub request: RequestId,
+    /// Its locks.
+    pub locks: Vec<LockName>,
+    /// Where it entered the queue.
+    pub queued_position: Position,
+    /// Until when it waits, in cluster time.
+    pub deadline: Timestamp,
+}
+
+/// What a fencing token is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fence {
+    /// A live lease holds the lock under this token. A hint: it may not be so any more when the
+    /// answer arrives.
+    Current,
+    /// The lock is not held under this token, and never will be again. Final.
+    Superseded,
+    /// No such token has been issued yet, as far as this state goes.
+    Unknown,
+}
+
+/// How much there is, for metrics. Overdue things count until they are reaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Leases.
+    pub leases: u64,
+    /// Locks that are held or waited for.
+    pub locks: u64,
+    /// Requests that wait.
+    pub waits: u64,
+    /// Ended leases that are remembered.
+    pub tombstones: u64,
+    /// Events in the ring.
+    pub events: u64,
+}
+
+impl LockTable {
+    /// The cluster's name; `None` while the state is unfounded.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.founding.map(|founding| founding.cluster_id)
+    }
+
+    /// The meaning of `apply`; `None` while the state is unfounded.
+    #[must_use]
+    pub fn model_version(&self) -> Option<ModelVersion> {
+        self.founding.map(|founding| founding.model_version)
+    }
+
+    /// The settings; the defaults while the state is unfounded.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The logical cluster clock as of the last entry.
+    #[must_use]
+    pub fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// The last token issued, or the floor that tokens start above.
+    #[must_use]
+    pub fn token_counter(&self) -> Token {
+        self.token_counter
+    }
+
+    /// The position of the last response or event; `0.0` before the first entry.
+    #[must_use]
+    pub fn last_position(&self) -> Position {
+        self.last_position
+    }
+
+    /// The earliest deadline of a lease, wait or tombstone; not after the clock when something is
+    /// overdue. Nothing changes by itself before it.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.dues.get_min().map(|due| due.at)
+    }
+
+    /// How much there is of everything. Cheap.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            leases: self.leases.len() as u64,
+            locks: self.locks.len() as u64,
+            waits: self.waits.len() as u64,
+            tombstones: self.tombstones.len() as u64,
+            events: self.events.len() as u64,
+        }
+    }
+
+    /// The last events, oldest first; as many as the setting `events_max` keeps.
+    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> + ExactSizeIterator {
+        self.events.iter()
+    }
+
+    /// One lock; `None` when nobody holds it or waits for it.
+    #[must_use]
+    pub fn lock(&self, name: &LockName) -> Option<LockView> {
+        self.locks
+            .get(name)
+            .and_then(|lock| self.view_lock(name, lock))
+    }
+
+    /// The locks whose names start with `prefix`, in name order, from behind the name `after`.
+    pub fn locks<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&LockName>,
+    ) -> impl Iterator<Item = LockView> + 'a {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = match after {
+            Some(after) if after.as_str() >= prefix => Excluded(after.as_str()),
+            _ => Included(prefix),
+        };
+        self.locks
+            .range::<_, str>((from, Unbounded))
+            .take_while(move |(name, _)| name.as_str().starts_with(prefix))
+            .filter_map(|(name, lock)| self.view_lock(name, lock))
+    }
+
+    /// One live lease.
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<LeaseView> {
+        self.live_lease(id).map(|lease| self.view_lease(id, lease))
+    }
+
+    /// The live leases in the order of their ids, from behind the id `after`.
+    pub fn leases(&self, after: Option<LeaseId>) -> impl Iterator<Item = LeaseView> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.leases
+            .range((after.map_or(Unbounded, Excluded), Unbounded))
+            .filter(|(_, lease)| !self.is_past(lease.deadline))
+            .map(|(id, lease)| self.view_lease(*id, lease))
+    }
+
+    /// What `token` is worth for `lock`.
+    #[must_use]
+    pub fn fence(&self, lock: &LockName, token: Token) -> Fence {
+        if token > self.token_counter {
+            return Fence::Unknown;
+        }
+        let holders = self.locks.get(lock).map_or(&[][..], |lock| &lock.holders);
+        let holds = |id: &LeaseId| {
+            self.live_lease(*id)
+                .and_then(|lease| lease.hold(lock))
+                .is_some_and(|hold| hold.token == token)
+        };
+        if holders.iter().any(holds) {
+            Fence::Current
+        } else {
+            Fence::Superseded
+        }
+    }
+
+    fn view_lock(&self, name: &LockName, lock: &Lock) -> Option<LockView> {
+        let holder = |id: &LeaseId| {
+            let lease = self.live_lease(*id)?;
+            lease.hold(name).map(|hold| view_holder(*id, lease, hold))
+        };
+        let waiter = |queued_position: &Position| {
+            let wait = self.live_wait(*queued_position)?;
+            let lease = self.live_lease(wait.lease)?;
+            let request = wait.locks.iter().find(|request| request.lock == *name)?;
+            Some(WaiterView {
+                lease: wait.lease,
+                owner: lease.owner.clone(),
+                request: wait.request.clone(),
+                mode: request.mode,
+                queued_position: *queued_position,
+                deadline: wait.deadline,
+            })
+        };
+        let holders: Vec<HolderView> = lock.holders.iter().filter_map(holder).collect();
+        let queue: Vec<WaiterView> = lock.queue.iter().filter_map(waiter).collect();
+        let exists = !holders.is_empty() || !queue.is_empty();
+        exists.then(|| LockView {
+            lock: name.clone(),
+            holders,
+            queue,
+        })
+    }
+
+    fn view_lease(&self, id: LeaseId, lease: &Lease) -> LeaseView {
+        let waits = lease.waits.iter().filter_map(|waiting| {
+            let wait = self.live_wait(waiting.queued_position)?;
+            Some(WaitView {
+                request: wait.request.clone(),
+                locks: wait
+                    .locks
+                    .iter()
+                    .map(|request| request.lock.clone())
+                    .collect(),
+                queued_position: waiting.queued_position,
+                deadline: wait.deadline,
+            })
+        });
+        LeaseView {
+            lease: id,
+            ttl_ms: lease.ttl_ms,
+            owner: lease.owner.clone(),
+            metadata: lease.metadata.clone(),
+            origin: lease.origin,
+            deadline: lease.deadline,
+            holds: lease
+                .holds
+                .iter()
+                .map(|hold| Grant {
+                    lock: hold.lock.clone(),
+                    token: hold.token,
+                })
+                .collect(),
+            waits: waits.collect(),
+        }
+    }
+
+    fn live_wait(&self, queued_position: Position) -> Option<&Wait> {
+        self.waits
+            .get(&queued_position)
+            .map(Arc::as_ref)
+            .filter(|wait| !self.is_past(wait.deadline))
+    }
+}
+
+fn view_holder(lease: LeaseId, of: &Lease, hold: &Hold) -> HolderView {
+    HolderView {
+        lease,
+        owner: of.owner.clone(),
+        mode: hold.mode,
+        token: hold.token,
+        value: hold.value.clone(),
+        granted_at: hold.granted_at,
+        deadline: of.deadline,
+    }
+}

@@ -1,0 +1,279 @@
+//! The encoding of a whole state, as snapshots and backups hold it.
+//!
+//! ```text
+//! magic "PALISADE" · format version (u32, little-endian)
+//! header · leases · waits · tombstones · events · end mark
+//! ```
+//!
+//! The header says how many of each follow. Header, lease, wait, tombstone, event and end mark are
+//! one *record* each: its length (u32, little-endian), then its postcard encoding. Everything comes
+//! in the order of its key, so equal states have equal bytes, on every node. Locks and deadlines are
+//! not written: they follow from leases, waits and tombstones, and are rebuilt.
+//!
+//! Reading trusts nothing: it allocates no more than was really there to read, and checks that
+//! what it read is a possible state. It does not detect every flipped bit; whoever keeps the bytes
+//! must also keep a checksum.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::state::{Due, Founding, Lease, LockTable, Tombstone, Wait};
+use crate::{Event, LeaseId, Position, Settings, Timestamp, Token, invariants};
+
+const MAGIC: [u8; 8] = *b"PALISADE";
+
+/// The only format so far. Another one means another number, never another meaning of this.
+const FORMAT: u32 = 1;
+
+/// No record is longer: a lease holds at most 10,000 locks (`Settings::validate`), whose names and
+/// values are shorter than 67,000 bytes together.
+const RECORD_MAX_BYTES: u32 = 1 << 30;
+
+/// What comes first: all that there is one of, and how many there are of the rest.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    founding: Option<Founding>,
+    settings: Settings,
+    clock: Timestamp,
+    token_counter: Token,
+    last_position: Position,
+    leases: u64,
+    waits: u64,
+    tombstones: u64,
+    events: u64,
+}
+
+/// What comes last, so that a state that was cut off between records is noticed.
+const END: u32 = u32::from_le_bytes(*b"END.");
+
+/// Why bytes are not the encoding of a state.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Reading failed, or ended too early.
+    #[error("the lock table could not be read: {0}")]
+    Io(#[from] io::Error),
+    /// The bytes are something else.
+    #[error("this is not the encoding of a lock table")]
+    NotALockTable,
+    /// The format is not known to this build; a newer one may know it.
+    #[error(
+        "the lock table is in format {found}, this build reads format {FORMAT}; use a newer build"
+    )]
+    UnknownFormat {
+        /// The format's number.
+        found: u32,
+    },
+    /// The bytes are damaged.
+    #[error("the encoding of the lock table is damaged: {what}")]
+    Damaged {
+        /// What is wrong with them.
+        what: String,
+    },
+}
+
+/// A state as it was at one moment, to be written while the live one goes on.
+#[derive(Debug, Clone)]
+pub struct Frozen(LockTable);
+
+impl LockTable {
+    /// Keeps the state as it is now. Takes no time, whatever its size; the copy shares all that the
+    /// live state does not change later.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen {
+        Frozen(self.clone())
+    }
+
+    /// Reads a state that [`Frozen::write`] wrote, and nothing behind it.
+    ///
+    /// # Errors
+    /// When the bytes are no such state; nothing is kept then. Reads in small pieces: hand in
+    /// something buffered.
+    pub fn read(from: &mut impl Read) -> Result<Self, ReadError> {
+        let mut magic = [0; MAGIC.len()];
+        from.read_exact(&mut magic)?;
+        if magic != MAGIC {
+            return Err(ReadError::NotALockTable);
+        }
+        let found = read_u32(from)?;
+        if found != FORMAT {
+            return Err(ReadError::UnknownFormat { found });
+        }
+        let table = Reader {
+            from,
+            record: Vec::new(),
+        }
+        .table()?;
+        match invariants::check(&table).first() {
+            None => Ok(table),
+            Some(violation) => Err(damaged(violation.to_string())),
+        }
+    }
+}
+
+impl Frozen {
+    /// Writes the state. Writes in small pieces: hand in something buffered, and flush it.
+    ///
+    /// # Errors
+    /// When `to` fails. What was written then is no state.
+    pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let table = &self.0;
+        to.write_all(&MAGIC)?;
+        to.write_all(&FORMAT.to_le_bytes())?;
+        let mut writer = Writer {
+            to,
+            record: Vec::new(),
+        };
+        writer.record(&Header {
+            founding: table.founding,
+            settings: table.settings.clone(),
+            clock: table.clock,
+            token_counter: table.token_counter,
+            last_position: table.last_position,
+            leases: table.leases.len() as u64,
+            waits: table.waits.len() as u64,
+            tombstones: table.tombstones.len() as u64,
+            events: table.events.len() as u64,
+        })?;
+        table
+            .leases
+            .iter()
+            .try_for_each(|(id, lease)| writer.record(&(id, lease.as_ref())))?;
+        table
+            .waits
+            .iter()
+            .try_for_each(|(place, wait)| writer.record(&(place, wait.as_ref())))?;
+        table
+            .tombstones
+            .iter()
+            .try_for_each(|(id, tombstone)| writer.record(&(id, tombstone.as_ref())))?;
+        table
+            .events
+            .iter()
+            .try_for_each(|event| writer.record(event))?;
+        writer.record(&END)
+    }
+}
+
+struct Writer<'a, W> {
+    to: &'a mut W,
+    record: Vec<u8>,
+}
+
+impl<W: Write> Writer<'_, W> {
+    fn record(&mut self, value: &impl Serialize) -> io::Result<()> {
+        self.record.clear();
+        self.record = postcard::to_extend(value, std::mem::take(&mut self.record))
+            .map_err(io::Error::other)?;
+        let bytes = u32::try_from(self.record.len())
+            .ok()
+            .filter(|bytes| *bytes <= RECORD_MAX_BYTES);
+        let bytes = bytes.ok_or_else(|| {
+            io::Error::other("a record of the lock table is too long to be written")
+        })?;
+        self.to.write_all(&bytes.to_le_bytes())?;
+        self.to.write_all(&self.record)
+    }
+}
+
+struct Reader<'a, R> {
+    from: &'a mut R,
+    record: Vec<u8>,
+}
+
+impl<R: Read> Reader<'_, R> {
+    fn record<T: DeserializeOwned>(&mut self, what: &str) -> Result<T, ReadError> {
+        let bytes = read_u32(self.from)?;
+        if bytes > RECORD_MAX_BYTES {
+            return Err(damaged(format!("{what} of {bytes} bytes")));
+        }
+        self.record.clear();
+        // Grows with what is really there, however long the record claims to be.
+        let read = self
+            .from
+            .take(u64::from(bytes))
+            .read_to_end(&mut self.record)?;
+        if read < bytes as usize {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        match postcard::take_from_bytes(&self.record) {
+            Ok((value, [])) => Ok(value),
+            Ok(_) => Err(damaged(format!("{what} with something behind it"))),
+            Err(error) => Err(damaged(format!("{what}: {error}"))),
+        }
+    }
+
+    fn table(mut self) -> Result<LockTable, ReadError> {
+        let header: Header = self.record("header")?;
+        let mut table = LockTable {
+            founding: header.founding,
+            settings: header.settings,
+            clock: header.clock,
+            token_counter: header.token_counter,
+            last_position: header.last_position,
+            ..LockTable::default()
+        };
+        for _ in 0..header.leases {
+            let (id, lease): (LeaseId, Lease) = self.record("lease")?;
+            in_order(table.leases.get_max().map(|(last, _)| last), &id, "leases")?;
+            for hold in &lease.holds {
+                Arc::make_mut(table.locks.entry(hold.lock.clone()).or_default())
+                    .holders
+                    .push(id);
+            }
+            table.put_lease(id, lease);
+        }
+        for _ in 0..header.waits {
+            let (place, wait): (Position, Wait) = self.record("wait")?;
+            in_order(table.waits.get_max().map(|(last, _)| last), &place, "waits")?;
+            for request in &wait.locks {
+                Arc::make_mut(table.locks.entry(request.lock.clone()).or_default())
+                    .queue
+                    .push_back(place);
+            }
+            table.dues.insert(Due::wait(place, wait.deadline));
+            table.waits.insert(place, Arc::new(wait));
+        }
+        for _ in 0..header.tombstones {
+            let (id, tombstone): (LeaseId, Tombstone) = self.record("tombstone")?;
+            in_order(
+                table.tombstones.get_max().map(|(last, _)| last),
+                &id,
+                "tombstones",
+            )?;
+            table.put_tombstone(id, tombstone);
+        }
+        for _ in 0..header.events {
+            let event: Event = self.record("event")?;
+            in_order(
+                table.events.last().map(|last| &last.position),
+                &event.position,
+                "events",
+            )?;
+            table.events.push_back(event);
+        }
+        if self.record::<u32>("end mark")? != END {
+            return Err(damaged("the end mark is another".to_owned()));
+        }
+        Ok(table)
+    }
+}
+
+fn in_order<K: Ord>(last: Option<&K>, next: &K, what: &str) -> Result<(), ReadError> {
+    if last.is_some_and(|last| last >= next) {
+        return Err(damaged(format!("{what} out of order")));
+    }
+    Ok(())
+}
+
+fn read_u32(from: &mut impl Read) -> Result<u32, ReadError> {
+    let mut bytes = [0; 4];
+    from.read_exact(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+fn damaged(what: String) -> ReadError {
+    ReadError::Damaged { what }
+}
