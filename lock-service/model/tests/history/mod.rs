@@ -1,0 +1,270 @@
+//! What must hold between entries: a second look at locks and queues that knows nothing but the
+//! events, and the rules on who may end what, and when.
+
+use std::collections::BTreeMap;
+
+use lock_model::{
+    Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Origin, Outcome,
+    Position, RequestId, Response, Token,
+};
+
+/// All that happened so far, as far as it matters.
+#[derive(Default)]
+pub struct History {
+    last_position: Position,
+    last_token: Token,
+    holders: BTreeMap<LockName, (LeaseId, Token)>,
+    waiters: BTreeMap<(LockName, Position), (LeaseId, RequestId)>,
+    last_place: BTreeMap<LockName, Position>,
+    granted: Vec<(LeaseId, RequestId)>,
+}
+
+fn ensure(holds: bool, detail: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(detail()) }
+}
+
+impl History {
+    /// Every request that was ever granted, once for each time.
+    pub fn granted_requests(&self) -> Vec<(LeaseId, RequestId)> {
+        self.granted.clone()
+    }
+
+    /// Takes one more entry into the history, and checks that it fits.
+    pub fn check(
+        &mut self,
+        before: &LockTable,
+        entry: Entry,
+        command: &Command,
+        outcome: &Outcome,
+        after: &LockTable,
+    ) -> Result<(), String> {
+        ensure(after.clock() == before.clock().max(entry.now), || {
+            "the clock went astray".to_owned()
+        })?;
+        self.check_positions(entry, outcome)?;
+        for event in &outcome.events {
+            self.check_event(event, before, command, after)?;
+        }
+        let is_due = after
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= after.clock());
+        ensure(outcome.more_due == is_due, || {
+            format!("more_due is {}, but due: {is_due}", outcome.more_due)
+        })?;
+        if !is_due {
+            self.check_that_events_tell_the_state(after)?;
+        }
+        before
+            .leases(None)
+            .try_for_each(|lease| check_lease(&lease, command, after))
+    }
+
+    /// Every response and event has a position of its own, in the order of what happened.
+    fn check_positions(&mut self, entry: Entry, outcome: &Outcome) -> Result<(), String> {
+        let mut positions: Vec<Position> =
+            outcome.events.iter().map(|event| event.position).collect();
+        ensure(positions.is_sorted(), || {
+            "events are out of order".to_owned()
+        })?;
+        match &outcome.response {
+            Response::Renewed(renewals) if !renewals.is_empty() => {
+                ensure(renewals[0].position == outcome.position, || {
+                    "the first answer is elsewhere".to_owned()
+                })?;
+                positions.extend(renewals.iter().map(|renewal| renewal.position));
+            }
+            _ => positions.push(outcome.position),
+        }
+        positions.sort_unstable();
+        for (ordinal, position) in (0..).zip(&positions) {
+            let expected = Position {
+                index: entry.index,
+                ordinal,
+            };
+            ensure(*position == expected, || {
+                format!("something is at {position} that should be at {expected}")
+            })?;
+            ensure(*position > self.last_position, || {
+                format!("{position} is not after {}", self.last_position)
+            })?;
+            self.last_position = *position;
+        }
+        Ok(())
+    }
+
+    fn check_event(
+        &mut self,
+        event: &Event,
+        before: &LockTable,
+        command: &Command,
+        after: &LockTable,
+    ) -> Result<(), String> {
+        let fail = |what: &str| format!("{what}: {event:?}");
+        match &event.kind {
+            EventKind::Queued {
+                lock,
+                lease,
+                request,
+                queued_position,
+                ..
+            } => {
+                let place = (lock.clone(), *queued_position);
+                let is_new = self
+                    .waiters
+                    .insert(place, (*lease, request.clone()))
+                    .is_none();
+                ensure(is_new, || fail("a place was taken twice"))
+            }
+            EventKind::Granted {
+                lock,
+                lease,
+                request,
+                token,
+                queued_position,
+                ttl_ms,
+                remaining_ms,
+                ..
+            } => {
+                ensure(*token > self.last_token, || fail("a token did not rise"))?;
+                self.last_token = *token;
+                let last = self.last_place.insert(lock.clone(), *queued_position);
+                ensure(last < Some(*queued_position), || {
+                    fail("the queue was overtaken")
+                })?;
+                let waited = self.waiters.remove(&(lock.clone(), *queued_position));
+                let is_same = waited.is_none_or(|waited| waited == (*lease, request.clone()));
+                ensure(is_same, || fail("another request got the place"))?;
+                let ahead = self
+                    .waiters
+                    .range((lock.clone(), Position::default())..)
+                    .next();
+                let is_first = ahead
+                    .is_none_or(|((other, place), _)| other != lock || place > queued_position);
+                ensure(is_first, || fail("somebody waits before"))?;
+                let holder = self.holders.insert(lock.clone(), (*lease, *token));
+                ensure(holder.is_none(), || fail("two hold the lock"))?;
+                ensure(remaining_ms >= ttl_ms, || fail("less than a TTL remains"))?;
+                self.granted.push((*lease, request.clone()));
+                Ok(())
+            }
+            EventKind::WaitEnded {
+                lock,
+                lease,
+                request,
+                queued_position,
+                ..
+            } => {
+                let waited = self.waiters.remove(&(lock.clone(), *queued_position));
+                ensure(waited == Some((*lease, request.clone())), || {
+                    fail("who did not wait stopped waiting")
+                })
+            }
+            EventKind::Released {
+                lock, lease, token, ..
+            } => {
+                let holder = self.holders.remove(lock);
+                ensure(holder == Some((*lease, *token)), || {
+                    fail("who did not hold released")
+                })?;
+                ensure(names(command, *lease), || fail("somebody else released"))
+            }
+            EventKind::Expired { lock, lease, token } => {
+                let holder = self.holders.remove(lock);
+                ensure(holder == Some((*lease, *token)), || {
+                    fail("who did not hold expired")
+                })?;
+                let was_live = before
+                    .lease(*lease)
+                    .is_some_and(|lease| lease.deadline > after.clock());
+                ensure(!was_live, || fail("a lease expired before its deadline"))
+            }
+        }
+    }
+
+    fn check_that_events_tell_the_state(&self, table: &LockTable) -> Result<(), String> {
+        let mut holders = BTreeMap::new();
+        let mut waiters = BTreeMap::new();
+        for lock in table.locks("", None) {
+            let name = lock.lock;
+            holders.extend(
+                lock.holders
+                    .into_iter()
+                    .map(|it| (name.clone(), (it.lease, it.token))),
+            );
+            waiters.extend(
+                lock.queue
+                    .into_iter()
+                    .map(|it| ((name.clone(), it.queued_position), (it.lease, it.request))),
+            );
+        }
+        ensure(holders == self.holders, || {
+            format!("held {holders:?}, by the events {:?}", self.holders)
+        })?;
+        ensure(waiters == self.waiters, || {
+            format!("waiting {waiters:?}, by the events {:?}", self.waiters)
+        })
+    }
+}
+
+/// Whether a command speaks for this lease: has its secret, to give something up.
+fn names(command: &Command, id: LeaseId) -> bool {
+    match command {
+        Command::Release { lease, .. }
+        | Command::Cancel { lease, .. }
+        | Command::Revoke { lease } => *lease == id,
+        _ => false,
+    }
+}
+
+/// What may become of a lease that lived before the entry.
+fn check_lease(lease: &LeaseView, command: &Command, after: &LockTable) -> Result<(), String> {
+    let id = lease.lease;
+    let fail = |what: &str| format!("{what}: {lease:?}");
+    let Some(now) = after.lease(id) else {
+        let is_past = lease.deadline <= after.clock();
+        let is_revoked = matches!(command, Command::Revoke { lease } if *lease == id);
+        let stopped_waiting = lease
+            .waits
+            .iter()
+            .all(|wait| wait.deadline <= after.clock())
+            && lease.holds.is_empty();
+        let is_unused = lease.origin != Origin::Explicit && (names(command, id) || stopped_waiting);
+        return ensure(is_past || is_revoked || is_unused, || {
+            fail("a lease ended before its deadline")
+        });
+    };
+    let is_alive = lease.deadline > after.clock();
+    ensure(is_alive, || fail("a lease came back from the dead"))?;
+    ensure(
+        now.ttl_ms == lease.ttl_ms && now.owner == lease.owner,
+        || fail("a lease changed its words"),
+    )?;
+    let first_grant = lease.origin == Origin::Waiting && now.origin == Origin::Granted;
+    let expected = after.clock().plus_ms(lease.ttl_ms);
+    let is_right = if first_grant {
+        now.deadline == expected
+    } else {
+        now.deadline >= lease.deadline
+    };
+    ensure(is_right, || fail("a deadline fell"))?;
+    ensure(
+        now.deadline == lease.deadline || now.deadline == expected,
+        || fail("a deadline moved oddly"),
+    )?;
+    for hold in &lease.holds {
+        let is_held = now.holds.contains(hold);
+        ensure(is_held || names(command, id), || {
+            fail("a live lease lost a lock")
+        })?;
+    }
+    for wait in &lease.waits {
+        let still =
+            now.waits.contains(wait) || wait.deadline <= after.clock() || names(command, id);
+        let granted = wait
+            .locks
+            .iter()
+            .all(|lock| now.holds.iter().any(|hold| hold.lock == *lock));
+        ensure(still || granted, || fail("a live lease lost its place"))?;
+    }
+    Ok(())
+}
