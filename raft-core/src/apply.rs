@@ -1,0 +1,272 @@
+//! The state machine's side of openraft: applies entries, freezes and installs snapshots.
+//!
+//! It owns the user's machine, answers the proposals that this node made, and publishes how far it
+//! has applied. It never writes to the log.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::log::LogStore;
+use crate::machine::{EntryContext, SnapshotWriter, StateMachine};
+use crate::node::pending::Pending;
+use crate::snapshot::{PartialSnapshot, SnapshotFile, SnapshotStore};
+use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// How far this node has applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub last: Option<LogId>,
+    /// When an entry was last applied: the proposer's sign that commits go on.
+    pub at: Instant,
+}
+
+impl Applied {
+    /// Index and term of the last applied entry.
+    pub fn index(&self) -> Option<u64> {
+        self.last.map(|last| last.index)
+    }
+
+    pub fn term(&self) -> u64 {
+        self.last.map_or(0, |last| last.leader_id.term)
+    }
+}
+
+/// A snapshot as openraft passes it around: one of ours, or one just received.
+#[derive(Debug)]
+pub(crate) enum SnapshotData {
+    /// A file in the snapshot folder.
+    Whole(SnapshotFile),
+    /// Received and verified, not yet adopted.
+    Received(PartialSnapshot),
+}
+
+/// Applies committed entries to the user's machine.
+pub(crate) struct Applier<M: StateMachine> {
+    machine: Arc<RwLock<M>>,
+    pending: Arc<Pending<M::Response>>,
+    applied: watch::Sender<Applied>,
+    membership: StoredMembership,
+    snapshots: SnapshotStore,
+    /// Synced before a snapshot takes its name. `None` only beside an in-memory log.
+    log: Option<LogStore>,
+}
+
+impl<M: StateMachine> Applier<M> {
+    /// Loads the newest snapshot, if any, into a machine that replaces `machine`. Blocking.
+    pub fn open(
+        machine: M,
+        pending: Arc<Pending<M::Response>>,
+        snapshots: SnapshotStore,
+        log: Option<LogStore>,
+    ) -> io::Result<Self> {
+        let mut last = None;
+        let mut membership = StoredMembership::default();
+        let machine = match snapshots.newest()? {
+            None => machine,
+            Some((meta, file)) => {
+                last = meta.last_log_id;
+                membership = meta.last_membership;
+                machine.restore(&mut file.body()?)?
+            }
+        };
+        let (applied, _) = watch::channel(Applied {
+            last,
+            at: Instant::now(),
+        });
+        Ok(Self {
+            machine: Arc::new(RwLock::new(machine)),
+            pending,
+            applied,
+            membership,
+            snapshots,
+            log,
+        })
+    }
+
+    /// The machine, for reads.
+    pub fn machine(&self) -> Arc<RwLock<M>> {
+        self.machine.clone()
+    }
+
+    /// How far this node has applied, from now on.
+    pub fn watch_applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    fn publish(&self, last: Option<LogId>) {
+        self.applied.send_replace(Applied {
+            last,
+            at: Instant::now(),
+        });
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+/// A frozen state and where it stands; built into a file later, on a blocking thread.
+pub(crate) struct Builder {
+    // A mutex only because openraft wants builders to be `Sync`.
+    writer: Mutex<Option<SnapshotWriter>>,
+    meta: SnapshotMeta,
+    snapshots: SnapshotStore,
+    log: Option<LogStore>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let writer = self
+            .writer
+            .get_mut()
+            .take()
+            .ok_or_else(|| io::Error::other("this frozen state was built already"))?;
+        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let partial = blocking(move || snapshots.build(&meta, writer)).await?;
+        if let Some(log) = &self.log {
+            log.sync().await?;
+        }
+        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let file = blocking(move || snapshots.adopt(partial, &meta)).await?;
+        tracing::info!(snapshot = %self.meta, "snapshot built");
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: SnapshotData::Whole(file),
+        })
+    }
+}
+
+impl<M: StateMachine> RaftStateMachine<TypeConfig> for Applier<M> {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied.borrow().last, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let log_id = entry.log_id;
+            let mut answer = None;
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(log_id), membership);
+                }
+                EntryPayload::Normal(proposal) => {
+                    let command = postcard::from_bytes(&proposal.command).map_err(|error| {
+                        io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            format!(
+                                "entry {log_id} holds a command that this build cannot read \
+                                 ({error}); run the build that wrote it, or a newer one"
+                            ),
+                        )
+                    })?;
+                    let context = EntryContext {
+                        index: log_id.index,
+                        term: log_id.leader_id.term,
+                        stamp: proposal.stamp,
+                    };
+                    let response = self
+                        .machine
+                        .write()
+                        .apply(context, command)
+                        .map_err(io::Error::other)?;
+                    answer = Some((proposal.id, response));
+                }
+            }
+            if let Some((id, response)) = answer {
+                self.pending.complete(id, log_id.index, response);
+            }
+            self.publish(Some(log_id));
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        // Frozen here, in line with `apply`, so that the data is exactly as old as the metadata.
+        Builder {
+            writer: Mutex::new(Some(self.machine.read().freeze())),
+            meta: SnapshotMeta {
+                last_log_id: self.applied.borrow().last,
+                last_membership: self.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+            log: self.log.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let (source, received) = match snapshot {
+            SnapshotData::Received(partial) => (partial.file()?, Some(partial)),
+            SnapshotData::Whole(file) if self.snapshots.holds(&file) => (file, None),
+            SnapshotData::Whole(file) => {
+                let (snapshots, source) = (self.snapshots.clone(), file.clone());
+                (file, Some(blocking(move || snapshots.copy(&source)).await?))
+            }
+        };
+        let machine = self.machine.clone();
+        let restored = blocking(move || machine.read().restore(&mut source.body()?)).await?;
+        if let Some(partial) = received {
+            if let Some(log) = &self.log {
+                log.sync().await?;
+            }
+            let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
+            blocking(move || snapshots.adopt(partial, &meta)).await?;
+        }
+        *self.machine.write() = restored;
+        self.membership = meta.last_membership.clone();
+        // Entries that this node proposed may be inside the snapshot: their answers are lost here.
+        self.pending.lose_sight();
+        self.publish(meta.last_log_id);
+        tracing::info!(snapshot = %meta, "snapshot installed");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        let newest = blocking(move || snapshots.newest()).await?;
+        Ok(newest.map(|(meta, file)| Snapshot {
+            meta,
+            snapshot: SnapshotData::Whole(file),
+        }))
+    }
+}
+
+#[cfg(test)]
+impl<M: StateMachine + Default> Applier<M> {
+    pub fn for_tests(snapshots: SnapshotStore, log: Option<LogStore>) -> Self {
+        Self::open(M::default(), Arc::default(), snapshots, log).unwrap()
+    }
+}

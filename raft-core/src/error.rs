@@ -1,0 +1,62 @@
+//! What can go wrong, sorted by what the caller may conclude from it.
+
+use std::io;
+
+/// A node could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings contradict themselves or the data directory.
+    #[error("{0}")]
+    Configuration(String),
+    /// Another process uses the data directory.
+    #[error("the data directory {0} is in use by another process; stop that one first")]
+    InUse(String),
+    /// The peers founded a cluster without this data directory.
+    #[error("{0}")]
+    NotAMember(String),
+    /// A file, the log or a snapshot cannot be used.
+    #[error("{0}")]
+    Storage(#[from] io::Error),
+    /// openraft refused to start.
+    #[error("raft cannot start: {0}")]
+    Raft(String),
+}
+
+/// Why a proposal has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// It was not applied and never will be: no leader took it before the deadline.
+    #[error("no leader took the proposal before the deadline; it was not applied")]
+    NotProposed,
+    /// It was not applied: its encoding exceeds [`MAX_COMMAND_BYTES`](crate::MAX_COMMAND_BYTES).
+    #[error("the command takes {bytes} bytes, more than the limit of {limit}; it was not applied")]
+    TooLarge {
+        /// Encoded length.
+        bytes: usize,
+        /// The most allowed.
+        limit: usize,
+    },
+    /// It was not applied: too many proposals are in flight.
+    #[error("too many proposals are in flight; it was not applied")]
+    Overloaded,
+    /// It was not applied: it cannot be encoded.
+    #[error("the command cannot be encoded ({0}); it was not applied")]
+    Encoding(String),
+    /// It was handed to a leader and its outcome is not known: it may yet be applied, or never.
+    #[error("the outcome is unknown: the proposal may have been applied, or may yet be")]
+    Unknown,
+}
+
+/// Why a linearizable read cannot be served now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader confirmed its leadership before the deadline.
+    #[error("no leader confirmed its leadership before the deadline")]
+    NoLeader,
+    /// This node has not applied far enough before the deadline.
+    #[error("this node did not catch up with the cluster before the deadline")]
+    Behind,
+}

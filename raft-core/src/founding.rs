@@ -1,0 +1,293 @@
+//! Founding a cluster: the same command on every host, agreed once, repeatable without harm.
+//!
+//! The first of the initial peers learns everyone's node id, draws a cluster id and proposes both.
+//! Each node remembers its agreement durably before it answers, once in its life, and refuses any
+//! other. When all have agreed, the first initialises the group. A node with an empty directory
+//! that finds a cluster founded without it stops: it must not vote in place of what was lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::error::StartError;
+use crate::identity::DataDirectory;
+use crate::transport::{Dialer, Founding, FoundingHandler, FoundingMember, Reply, Request};
+use crate::types::{ClusterId, Member, NodeId};
+
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a waiting node says for whom it waits.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// This node's side of the agreement; answers its peers' questions for the life of the node.
+pub(crate) struct FoundingState {
+    directory: Mutex<DataDirectory>,
+    me: FoundingMember,
+    initial_peers: Vec<String>,
+    agreed: watch::Sender<Option<Founding>>,
+}
+
+impl FoundingState {
+    pub fn new(directory: DataDirectory, member: Member, initial_peers: Vec<String>) -> Self {
+        let (agreed, _) = watch::channel(directory.founding().cloned());
+        Self {
+            me: FoundingMember {
+                node: directory.node(),
+                member,
+            },
+            directory: Mutex::new(directory),
+            initial_peers,
+            agreed,
+        }
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.me.node
+    }
+
+    pub fn own_address(&self) -> &str {
+        &self.me.member.peer_address
+    }
+
+    pub fn agreed(&self) -> Option<Founding> {
+        self.agreed.borrow().clone()
+    }
+
+    /// Whether this node leads the founding that it agreed to.
+    pub fn is_first(&self, founding: &Founding) -> bool {
+        founding
+            .members
+            .first()
+            .is_some_and(|first| first.node == self.me.node)
+    }
+
+    /// Founds a cluster of one.
+    pub fn found_alone(&self) -> Result<(), StartError> {
+        self.agree(self.draw(vec![self.me.clone()]))
+            .map_err(StartError::Configuration)
+    }
+
+    fn draw(&self, members: Vec<FoundingMember>) -> Founding {
+        Founding {
+            cluster: ClusterId(rand::random()),
+            members,
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = &String> {
+        self.initial_peers
+            .iter()
+            .filter(|peer| **peer != self.me.member.peer_address)
+    }
+
+    /// Waits until this node has agreed to a founding. Runs beside a server that answers peers.
+    pub async fn wait_until_agreed(&self) -> Result<(), StartError> {
+        let leads = self.initial_peers.first() == Some(&self.me.member.peer_address);
+        let mut said: Option<Instant> = None;
+        let mut agreed = self.agreed.subscribe();
+        loop {
+            if agreed.borrow_and_update().is_some() {
+                return Ok(());
+            }
+            let answers = join_all(self.others().map(|peer| self.identify(peer))).await;
+            let mut members = Vec::new();
+            let mut silent = Vec::new();
+            for answer in answers {
+                match answer {
+                    Ok((_, Some(founding))) => self.accept_found(founding)?,
+                    Ok((member, None)) => members.push(member),
+                    Err(why) => silent.push(why),
+                }
+            }
+            if leads && silent.is_empty() && self.agreed().is_none() {
+                self.propose(members)?;
+                continue;
+            }
+            if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                said = Some(Instant::now());
+                let whom = match silent.is_empty() {
+                    true => format!("{} to found the cluster", self.initial_peers[0]),
+                    false => silent.join("; "),
+                };
+                tracing::info!("waiting for {whom}");
+            }
+            // An agreement may arrive meanwhile; either way look again.
+            let _ = timeout(ROUND_PAUSE, agreed.changed()).await;
+        }
+    }
+
+    /// A peer has agreed to a founding: it must be one that counts this very directory in.
+    fn accept_found(&self, founding: Founding) -> Result<(), StartError> {
+        if founding
+            .members
+            .iter()
+            .any(|member| member.node == self.me.node)
+        {
+            return self.agree(founding).map_err(StartError::Configuration);
+        }
+        Err(StartError::NotAMember(format!(
+            "the initial peers founded cluster {} without this data directory (node {}). The \
+             directory is new or was wiped, so this node must not vote in place of the member it \
+             used to be, and it will not found a second cluster. If data was lost, this node has \
+             to come back as a new member (remove the old member, then join); joining a running \
+             cluster is not part of this version",
+            founding.cluster, self.me.node
+        )))
+    }
+
+    fn propose(&self, mut members: Vec<FoundingMember>) -> Result<(), StartError> {
+        members.push(self.me.clone());
+        let ordered: Option<Vec<FoundingMember>> = self
+            .initial_peers
+            .iter()
+            .map(|peer| {
+                members
+                    .iter()
+                    .find(|member| member.member.peer_address == *peer)
+                    .cloned()
+            })
+            .collect();
+        let ordered = ordered.ok_or_else(|| {
+            StartError::Configuration(
+                "the initial peers do not advertise the addresses they are listed under; give \
+                 each its listed address with --advertise-peer"
+                    .to_owned(),
+            )
+        })?;
+        self.agree(self.draw(ordered))
+            .map_err(StartError::Configuration)
+    }
+
+    /// Gets the agreement of every other founding member. Only the first does this, until done.
+    pub async fn gather_agreements(&self, founding: &Founding) -> Result<(), StartError> {
+        let mut said: Option<Instant> = None;
+        loop {
+            let others = founding
+                .members
+                .iter()
+                .filter(|member| member.node != self.me.node);
+            let missing: Vec<String> = join_all(others.map(|member| async {
+                let address = &member.member.peer_address;
+                match self.ask(address, Request::Agree(founding.clone())).await {
+                    Ok(Reply::Agreed) => None,
+                    Ok(Reply::Failed(why)) | Err(why) => Some(format!("{address}: {why}")),
+                    Ok(_) => Some(format!("{address}: an answer of another kind")),
+                }
+            }))
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                said = Some(Instant::now());
+                tracing::info!("waiting for agreement of {}", missing.join("; "));
+            }
+            sleep(ROUND_PAUSE).await;
+        }
+    }
+
+    async fn identify(&self, peer: &str) -> Result<(FoundingMember, Option<Founding>), String> {
+        let question = Request::Identify {
+            initial_peers: self.initial_peers.clone(),
+        };
+        match self.ask(peer, question).await {
+            Ok(Reply::Identity { member, agreed }) => Ok((member, agreed)),
+            Ok(Reply::Failed(why)) => Err(format!("{peer}: {why}")),
+            Ok(_) => Err(format!("{peer}: an answer of another kind")),
+            Err(why) => Err(format!("{peer}: {why}")),
+        }
+    }
+
+    async fn ask(&self, peer: &str, question: Request) -> Result<Reply, String> {
+        let dialer = Dialer {
+            me: self.me.node,
+            cluster: None,
+        };
+        let connection = dialer
+            .connect(peer, None)
+            .await
+            .map_err(|error| error.to_string())?;
+        connection
+            .call(&question, CALL_TIMEOUT)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl FoundingHandler for FoundingState {
+    fn identify(&self, initial_peers: Vec<String>) -> Result<Reply, String> {
+        let agreed = self.agreed();
+        if agreed.is_none() && initial_peers != self.initial_peers {
+            return Err(format!(
+                "the initial peers differ: `{}` there, `{}` here; give every node the same list",
+                initial_peers.join(","),
+                self.initial_peers.join(",")
+            ));
+        }
+        Ok(Reply::Identity {
+            member: self.me.clone(),
+            agreed,
+        })
+    }
+
+    fn agree(&self, founding: Founding) -> Result<(), String> {
+        let mut directory = self.directory.lock();
+        match directory.founding() {
+            Some(agreed) if *agreed == founding => return Ok(()),
+            Some(agreed) => {
+                return Err(format!(
+                    "this node agreed to cluster {} already and agrees to no other",
+                    agreed.cluster
+                ));
+            }
+            None => {}
+        }
+        if !founding.members.contains(&self.me) {
+            return Err(format!(
+                "the founding does not count this node in as {} ({})",
+                self.me.node, self.me.member
+            ));
+        }
+        directory
+            .agree(&founding)
+            .map_err(|error| format!("cannot remember the agreement: {error}"))?;
+        tracing::info!(cluster = %founding.cluster, "agreed to found the cluster");
+        self.agreed.send_replace(Some(founding));
+        Ok(())
+    }
+}
+
+/// The peers to found with, checked: this node must be one of them, and none may repeat.
+pub(crate) fn check_initial_peers(peers: &[String], own: &str) -> Result<(), StartError> {
+    let refuse = |why: String| Err(StartError::Configuration(why));
+    if !peers.iter().any(|peer| peer == own) {
+        return refuse(format!(
+            "this node advertises the peer address {own}, which is not among the initial peers \
+             ({}); list it, or set --advertise-peer to the listed address",
+            peers.join(",")
+        ));
+    }
+    for (position, peer) in peers.iter().enumerate() {
+        if peers[..position].contains(peer) {
+            return refuse(format!("the initial peer {peer} is listed twice"));
+        }
+    }
+    if peers.len() == 1 {
+        return refuse(
+            "a list of one initial peer would found a cluster of one; that takes an explicit \
+             request (`palisaded dev --nodes 1` for a trial)"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Shared with the server.
+pub(crate) type SharedFounding = Arc<FoundingState>;

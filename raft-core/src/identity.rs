@@ -1,0 +1,251 @@
+//! The data directory: who this node is, and that only one process uses it.
+//!
+//! The identity file is replaced whole and durably, and only ever gains: a node id when it is made,
+//! and a founding once in the node's life.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+use crate::transport::{Founding, FoundingMember};
+use crate::types::{ClusterId, Member, NodeId};
+
+const IDENTITY: &str = "identity.json";
+const LOCK: &str = "lock";
+const FORMAT: u32 = 1;
+
+/// The identity file, for people too: ids are hexadecimal text.
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    format: u32,
+    node_id: String,
+    founding: Option<FoundingRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FoundingRecord {
+    cluster_id: String,
+    members: Vec<MemberRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MemberRecord {
+    node_id: String,
+    name: String,
+    peer_address: String,
+    service_address: String,
+}
+
+/// An opened, locked data directory.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    path: PathBuf,
+    node: NodeId,
+    founding: Option<Founding>,
+    /// Held for the life of the process.
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens or makes the directory and takes its lock. Blocking.
+    pub fn open(path: &Path) -> Result<Self, StartError> {
+        let context = |error: io::Error| {
+            StartError::Storage(io::Error::new(
+                error.kind(),
+                format!("data directory {}: {error}", path.display()),
+            ))
+        };
+        fs::create_dir_all(path).map_err(context)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK))
+            .map_err(context)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StartError::InUse(path.display().to_string()));
+            }
+            Err(TryLockError::Error(error)) => return Err(context(error)),
+        }
+        let file = path.join(IDENTITY);
+        if file.exists() {
+            let text = fs::read_to_string(&file).map_err(context)?;
+            let (node, founding) =
+                parse(&text).map_err(|why| context(io::Error::other(format!("{IDENTITY}: {why}"))))?;
+            return Ok(Self {
+                path: path.to_owned(),
+                node,
+                founding,
+                _lock: lock,
+            });
+        }
+        if path.join("log").exists() {
+            return Err(context(io::Error::other(format!(
+                "it holds a log and no {IDENTITY}; it was damaged, or is not a data directory"
+            ))));
+        }
+        let mut node = NodeId(0);
+        while node.0 == 0 {
+            node = NodeId(rand::random::<u64>() >> 16);
+        }
+        let directory = Self {
+            path: path.to_owned(),
+            node,
+            founding: None,
+            _lock: lock,
+        };
+        directory.store(None).map_err(context)?;
+        Ok(directory)
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub fn founding(&self) -> Option<&Founding> {
+        self.founding.as_ref()
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
+    /// Remembers the founding this node agreed to, durably. The caller has checked that there is
+    /// none yet.
+    pub fn agree(&mut self, founding: &Founding) -> io::Result<()> {
+        self.store(Some(founding))?;
+        self.founding = Some(founding.clone());
+        Ok(())
+    }
+
+    fn store(&self, founding: Option<&Founding>) -> io::Result<()> {
+        let contents = IdentityFile {
+            format: FORMAT,
+            node_id: self.node.to_string(),
+            founding: founding.map(|founding| FoundingRecord {
+                cluster_id: founding.cluster.to_string(),
+                members: founding
+                    .members
+                    .iter()
+                    .map(|founding| MemberRecord {
+                        node_id: founding.node.to_string(),
+                        name: founding.member.name.clone(),
+                        peer_address: founding.member.peer_address.clone(),
+                        service_address: founding.member.service_address.clone(),
+                    })
+                    .collect(),
+            }),
+        };
+        let text = serde_json::to_vec_pretty(&contents).map_err(io::Error::other)?;
+        let partial = self.path.join(format!("{IDENTITY}.partial"));
+        let mut file = File::create(&partial)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&partial, self.path.join(IDENTITY))?;
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+fn parse(text: &str) -> Result<(NodeId, Option<Founding>), String> {
+    let file: IdentityFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if file.format != FORMAT {
+        return Err(format!(
+            "format {} is not known to this build, which reads format {FORMAT}",
+            file.format
+        ));
+    }
+    let node = |text: &str| text.parse::<NodeId>().map_err(|error| error.to_string());
+    let founding = file
+        .founding
+        .map(|record| -> Result<Founding, String> {
+            let cluster = record
+                .cluster_id
+                .parse::<ClusterId>()
+                .map_err(|error| error.to_string())?;
+            let members = record
+                .members
+                .into_iter()
+                .map(|member| {
+                    Ok(FoundingMember {
+                        node: node(&member.node_id)?,
+                        member: Member {
+                            name: member.name,
+                            peer_address: member.peer_address,
+                            service_address: member.service_address,
+                        },
+                    })
+                })
+                .collect::<Result<_, String>>()?;
+            Ok(Founding { cluster, members })
+        })
+        .transpose()?;
+    Ok((node(&file.node_id)?, founding))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_keeps_its_node_id_and_founding_and_another_gets_another_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = DataDirectory::open(folder.path()).unwrap();
+        let founding = Founding {
+            cluster: ClusterId(7),
+            members: vec![FoundingMember {
+                node: directory.node(),
+                member: Member {
+                    name: "a".to_owned(),
+                    peer_address: "host:1".to_owned(),
+                    service_address: "host:2".to_owned(),
+                },
+            }],
+        };
+        directory.agree(&founding).unwrap();
+        let node = directory.node();
+        drop(directory);
+        let directory = DataDirectory::open(folder.path()).unwrap();
+        assert_eq!(directory.node(), node);
+        assert_eq!(directory.founding(), Some(&founding));
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(DataDirectory::open(other.path()).unwrap().node(), node);
+    }
+
+    #[test]
+    fn two_processes_cannot_use_one_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = DataDirectory::open(folder.path()).unwrap();
+        assert!(matches!(
+            DataDirectory::open(folder.path()),
+            Err(StartError::InUse(_))
+        ));
+    }
+
+    #[test]
+    fn a_log_without_an_identity_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("log")).unwrap();
+        let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("identity.json"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_format_is_refused_by_number() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(DataDirectory::open(folder.path()).unwrap());
+        let file = folder.path().join(IDENTITY);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"format\": 1", "\"format\": 9")).unwrap();
+        let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("format 9"), "{error}");
+    }
+}

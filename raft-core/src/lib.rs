@@ -1,0 +1,52 @@
+//! A replicated state machine, batteries included.
+//!
+//! Write one trait, [`StateMachine`]; get a durable Raft group: log and snapshots on disk, peers
+//! over TCP, founding from a list of addresses, proposals and linearizable reads on any node.
+//!
+//! ```text
+//!            propose                                   read
+//!               |                                        |
+//!   any node:   v                                        v
+//!          Node::propose --(forwarded once)-->      Node::read_barrier
+//!               |                                        |  (ReadIndex at the leader,
+//!   leader:     v                                        |   then wait until applied)
+//!          proposer task: stamps, seals                  |
+//!               v                                        |
+//!          openraft  <---- transport: append, vote, snapshot ---->  peers
+//!               v                                        |
+//!          log: memory tail + RocksDB, one fsync per group
+//!               v                                        v
+//!   every node: StateMachine::apply ------------> Node::read(|machine| ..)
+//!               |
+//!               +--> the response, to the proposal that this node made
+//! ```
+//!
+//! This is the only crate of Palisade that names openraft or RocksDB, and neither is in its public
+//! API. It knows nothing of locks, HTTP or wall clocks.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod codec;
+mod config;
+mod error;
+mod founding;
+mod identity;
+mod log;
+mod machine;
+#[cfg(test)]
+mod memory;
+mod node;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+mod transport;
+mod types;
+
+pub use config::{Config, Start};
+pub use error::{ProposeError, ReadError, StartError};
+pub use log::SyncPolicy;
+pub use machine::{EntryContext, MachineError, SnapshotWriter, StateMachine, Stamper};
+pub use node::{
+    Applied, MAX_COMMAND_BYTES, MemberStatus, Node, NodeProgress, Role, Status, StatusWatch,
+};
+pub use types::{ClusterId, Member, NodeId, ParseIdError};

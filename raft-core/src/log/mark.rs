@@ -1,0 +1,201 @@
+//! The synced mark: a small file beside RocksDB that says what was once durable.
+//!
+//! RocksDB's recovery cannot tell a torn, unsynced tail from lost, synced data: both end the log
+//! early. The mark can: recovery requires `last index >= mark` and `vote >= mark`. It lags (the
+//! writer advances it about once a second and when it is idle), so losing less than about a second
+//! of synced entries can go unnoticed; it never runs ahead, because the database is always synced
+//! before the mark that speaks of it, and the mark is lowered and synced before a truncation.
+//!
+//! Two slots, written in turn, each with a sequence number and a checksum, in separate sectors: a
+//! torn write spoils at most the slot being written.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"PALIMARK";
+const VERSION: u32 = 1;
+const SLOT_BYTES: usize = 64;
+const SLOT_OFFSETS: [u64; 2] = [0, 4096];
+const FILE_BYTES: u64 = 8192;
+
+/// What was durable when the mark was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Durable {
+    /// Term of the vote, and whether it was a leader's.
+    pub vote: (u64, bool),
+    /// One more than the last synced index; 0 when nothing is.
+    pub synced_below: u64,
+}
+
+pub(super) struct Mark {
+    file: File,
+    path: PathBuf,
+    sequence: u64,
+    value: Durable,
+}
+
+impl Mark {
+    /// Makes a new mark file. The caller syncs the directory.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
+        file.set_len(FILE_BYTES)?;
+        let mut mark = Self {
+            file,
+            path: path.to_owned(),
+            sequence: 0,
+            value: Durable::default(),
+        };
+        mark.store(Durable::default())?;
+        Ok(mark)
+    }
+
+    /// Opens the mark and takes the newest slot whose checksum holds.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut newest: Option<(u64, Durable)> = None;
+        for offset in SLOT_OFFSETS {
+            let mut slot = [0; SLOT_BYTES];
+            file.read_exact_at(&mut slot, offset)?;
+            if let Some((sequence, value)) = decode(&slot, path)?
+                && newest.is_none_or(|(newest, _)| newest < sequence)
+            {
+                newest = Some((sequence, value));
+            }
+        }
+        let (sequence, value) = newest.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: neither slot has a valid checksum", path.display()),
+            )
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            sequence,
+            value,
+        })
+    }
+
+    pub fn value(&self) -> Durable {
+        self.value
+    }
+
+    /// Replaces the mark, durably. Does nothing when it says so already.
+    pub fn advance(&mut self, value: Durable) -> io::Result<()> {
+        if value == self.value {
+            return Ok(());
+        }
+        self.store(value)
+    }
+
+    fn store(&mut self, value: Durable) -> io::Result<()> {
+        let sequence = self.sequence + 1;
+        let offset = SLOT_OFFSETS[usize::from(sequence % 2 == 1)];
+        self.file
+            .write_all_at(&encode(sequence, value), offset)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+            })?;
+        self.sequence = sequence;
+        self.value = value;
+        Ok(())
+    }
+}
+
+fn encode(sequence: u64, value: Durable) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    slot[..8].copy_from_slice(MAGIC);
+    slot[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    slot[12..20].copy_from_slice(&sequence.to_le_bytes());
+    slot[20..28].copy_from_slice(&value.vote.0.to_le_bytes());
+    slot[28] = u8::from(value.vote.1);
+    slot[29..37].copy_from_slice(&value.synced_below.to_le_bytes());
+    let checksum = crc32fast::hash(&slot[..SLOT_BYTES - 4]);
+    slot[SLOT_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+    slot
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// `None` for a slot that was never written, or whose write was torn.
+fn decode(slot: &[u8; SLOT_BYTES], path: &Path) -> io::Result<Option<(u64, Durable)>> {
+    let checksum = crc32fast::hash(&slot[..SLOT_BYTES - 4]);
+    if &slot[..8] != MAGIC || slot[SLOT_BYTES - 4..] != checksum.to_le_bytes() {
+        return Ok(None);
+    }
+    let version = number(&slot[8..12]);
+    if version != u64::from(VERSION) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "{}: version {version} is not known to this build, which reads version {VERSION}",
+                path.display()
+            ),
+        ));
+    }
+    Ok(Some((
+        number(&slot[12..20]),
+        Durable {
+            vote: (number(&slot[20..28]), slot[28] != 0),
+            synced_below: number(&slot[29..37]),
+        },
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn durable(term: u64, synced_below: u64) -> Durable {
+        Durable {
+            vote: (term, true),
+            synced_below,
+        }
+    }
+
+    #[test]
+    fn the_newest_value_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mut mark = Mark::create(&path).unwrap();
+        for step in 1..6 {
+            mark.advance(durable(step, step * 10)).unwrap();
+            assert_eq!(Mark::open(&path).unwrap().value(), durable(step, step * 10));
+        }
+    }
+
+    #[test]
+    fn a_torn_slot_leaves_the_one_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mut mark = Mark::create(&path).unwrap();
+        mark.advance(durable(1, 10)).unwrap();
+        mark.advance(durable(2, 20)).unwrap();
+        let newest = SLOT_OFFSETS[usize::from(mark.sequence % 2 == 1)];
+        mark.file.write_all_at(&[0xff; 30], newest + 10).unwrap();
+        assert_eq!(Mark::open(&path).unwrap().value(), durable(1, 10));
+    }
+
+    #[test]
+    fn two_spoiled_slots_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mark = Mark::create(&path).unwrap();
+        for offset in SLOT_OFFSETS {
+            mark.file.write_all_at(&[1; SLOT_BYTES], offset).unwrap();
+        }
+        assert!(Mark::open(&path).is_err());
+    }
+}

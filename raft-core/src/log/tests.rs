@@ -1,0 +1,188 @@
+use std::io;
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorageExt};
+use openraft::type_config::TypeConfigExt;
+use openraft::testing::log::{StoreBuilder, Suite};
+
+use super::*;
+use crate::snapshot::SnapshotStore;
+use crate::apply::Applier;
+use crate::testing::Register;
+use crate::types::Proposal;
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Applier<Register>, tempfile::TempDir> for Builder {
+    async fn build(
+        &self,
+    ) -> Result<
+        (tempfile::TempDir, LogStore, Applier<Register>),
+        openraft::StorageError<TypeConfig>,
+    > {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogStore::open(&folder.path().join("log"), SyncPolicy::Always).unwrap();
+        let snapshots = SnapshotStore::open(&folder.path().join("snapshots")).unwrap();
+        let applier = Applier::for_tests(snapshots, Some(log.clone()));
+        Ok((folder, log, applier))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openrafts_own_storage_suite_passes_on_the_rocksdb_log() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(term.into(), index)
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    let proposal = Proposal {
+        stamp: index,
+        ..Proposal::default()
+    };
+    Entry::new(log_id(term, index), openraft::EntryPayload::Normal(proposal))
+}
+
+async fn append(log: &mut LogStore, term: u64, indexes: std::ops::Range<u64>) {
+    log.blocking_append(indexes.map(|index| entry(term, index)))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    let vote = Vote::new_committed(3, 7.into());
+    log.save_vote(&vote).await.unwrap();
+    append(&mut log, 3, 0..100).await;
+    log.truncate_after(Some(log_id(3, 89))).await.unwrap();
+    append(&mut log, 3, 90..95).await;
+    log.purge(log_id(3, 9)).await.unwrap();
+    log.save_committed(Some(log_id(3, 80))).await.unwrap();
+    log.close().await.unwrap();
+    drop(log);
+
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    assert_eq!(log.vote(), Some(vote));
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(log_id(3, 9)));
+    assert_eq!(state.last_log_id, Some(log_id(3, 94)));
+    assert_eq!(log.read_committed().await.unwrap(), Some(log_id(3, 80)));
+    let mut reader = log.get_log_reader().await;
+    let entries = reader.try_get_log_entries(0..200).await.unwrap();
+    let indexes: Vec<u64> = entries.iter().map(RaftEntry::index).collect();
+    assert_eq!(indexes, (10..95).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_log_that_lost_synced_entries_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    append(&mut log, 1, 0..50).await;
+    log.close().await.unwrap();
+    drop(log);
+
+    // What lost synced data looks like: a database that was younger, beside the newer mark.
+    let database = folder.path().join("rocksdb");
+    remove_entries(&database, 40);
+    let error = reopen_error(folder.path()).await;
+    assert!(
+        error.contains("entries 40 to 49 were synced and are gone"),
+        "{error}"
+    );
+    assert!(error.contains("join again with an empty data directory"));
+}
+
+#[tokio::test]
+async fn a_hole_in_the_log_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    append(&mut log, 1, 0..50).await;
+    log.close().await.unwrap();
+    drop(log);
+    let db = reopen_database(&folder.path().join("rocksdb"));
+    db.delete(keys::entry(20)).unwrap();
+    db.flush_wal(true).unwrap();
+    drop(db);
+    let error = reopen_error(folder.path()).await;
+    assert!(error.contains("not index 20"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_mark_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    append(&mut log, 1, 0..2).await;
+    log.close().await.unwrap();
+    drop(log);
+    std::fs::remove_file(folder.path().join("synced-mark")).unwrap();
+    let error = reopen_error(folder.path()).await;
+    assert!(error.contains("mark is missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_read_older_than_the_memory_tail_comes_from_disk_without_a_hole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    let command = bytes::Bytes::from(vec![7; 64 << 10]);
+    for start in (0..600).step_by(50) {
+        let entries = (start..start + 50).map(|index| {
+            let proposal = Proposal {
+                command: command.clone(),
+                ..Proposal::default()
+            };
+            Entry::new(log_id(1, index), openraft::EntryPayload::Normal(proposal))
+        });
+        log.blocking_append(entries).await.unwrap();
+    }
+    let held_from = log.shared.state.read().tail.first().unwrap();
+    assert!(held_from > 100, "the tail keeps to its budget, holds from {held_from}");
+    let mut reader = log.get_log_reader().await;
+    let entries = reader.try_get_log_entries(0..600).await.unwrap();
+    let indexes: Vec<u64> = entries.iter().map(RaftEntry::index).collect();
+    assert_eq!(indexes, (0..600).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn callbacks_of_a_group_come_after_its_entries_are_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+    let mut waits = Vec::new();
+    for index in 0..100 {
+        let (done, wait) = TypeConfig::oneshot();
+        log.append([entry(1, index)], IOFlushed::signal(done))
+            .await
+            .unwrap();
+        let mut reader = log.get_log_reader().await;
+        let read = reader.try_get_log_entries(index..=index).await.unwrap();
+        assert_eq!(read.len(), 1, "entry {index} is readable when append returns");
+        waits.push(wait);
+    }
+    for wait in waits {
+        wait.await.unwrap().unwrap();
+    }
+}
+
+fn reopen_database(path: &std::path::Path) -> rocksdb::DB {
+    rocksdb::DB::open_default(path).unwrap()
+}
+
+fn remove_entries(path: &std::path::Path, from: u64) {
+    let db = reopen_database(path);
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.delete_range(keys::entry(from), keys::entries_end());
+    db.write(batch).unwrap();
+    db.flush_wal(true).unwrap();
+}
+
+async fn reopen_error(path: &std::path::Path) -> String {
+    let error: io::Error = match LogStore::open(path, SyncPolicy::Always) {
+        Ok(_) => panic!("a damaged log must be refused"),
+        Err(error) => error,
+    };
+    error.to_string()
+}
+

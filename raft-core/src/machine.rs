@@ -1,0 +1,86 @@
+//! What a user of this crate writes: the replicated state machine, and optionally a clock for it.
+//!
+//! Nothing here touches a log, a file or a socket.
+
+use std::io::{self, Read, Write};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Where an entry stands in the log, and what its leader stamped on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryContext {
+    /// The entry's log index. Rises from entry to entry, with gaps: membership changes and a new
+    /// leader's first entry take indexes too.
+    pub index: u64,
+    /// The term of the leader that made the entry.
+    pub term: u64,
+    /// What the leader's [`Stamper`] answered when it sealed the entry; 0 without one.
+    pub stamp: u64,
+}
+
+/// A deterministic failure of [`StateMachine::apply`]: this node stops, before replicas diverge.
+///
+/// A refusal that a client should see is a `Response`, not this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the state machine cannot go on: {0}")]
+pub struct MachineError(pub String);
+
+/// Writes one frozen state to a snapshot file. Runs on a blocking thread.
+pub type SnapshotWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// A replicated state machine.
+///
+/// `apply` sees the same commands in the same order on every node, and must do the same there: no
+/// clock, randomness, environment or iteration over a hash map may change what it answers.
+pub trait StateMachine: Send + Sync + Sized + 'static {
+    /// What is replicated. Its encoding ([postcard](https://docs.rs/postcard)) is a disk format:
+    /// append variants, never reorder or change them.
+    type Command: Serialize + DeserializeOwned + Send + 'static;
+    /// What `apply` answers. Each node computes it for itself; it is never encoded.
+    type Response: Send + 'static;
+
+    /// Applies one committed command.
+    ///
+    /// # Errors
+    /// Stops this node; see [`MachineError`].
+    fn apply(
+        &mut self,
+        entry: EntryContext,
+        command: Self::Command,
+    ) -> Result<Self::Response, MachineError>;
+
+    /// Takes the state as it is now. Must be cheap (persistent data structures, or a small state):
+    /// no command is applied meanwhile. The returned writer runs later, on another thread.
+    fn freeze(&self) -> SnapshotWriter;
+
+    /// Makes the machine that `snapshot` describes. `self` is the machine it replaces, for side
+    /// channels that outlive a state; reads of it go on until the new one takes its place.
+    ///
+    /// # Errors
+    /// When the bytes are not a snapshot of this machine; the node then stops and says so.
+    fn restore(&self, snapshot: &mut dyn Read) -> io::Result<Self>;
+}
+
+/// Stamps entries on the leader, in log order; how time gets into a log.
+///
+/// One task calls it, on the leader only. A stamp is given after everything that joins the entry is
+/// in it, and the entry is handed to the log under the leadership the stamp was made for, or
+/// stamped anew.
+pub trait Stamper: Send + 'static {
+    /// This node's leadership has begun and its own first entry has been applied, or nothing has
+    /// been committed for [`Config::rebase_after`](crate::Config::rebase_after): time that passed
+    /// unled or uncommitted must not count. Start again from what the applied state says.
+    fn rebase(&mut self);
+
+    /// The stamp of the next entry.
+    fn stamp(&mut self) -> u64;
+}
+
+/// For machines that need no stamps.
+impl Stamper for () {
+    fn rebase(&mut self) {}
+
+    fn stamp(&mut self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,116 @@
+//! What a running node does with its peers' requests: hands them to openraft and its own tasks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use openraft::Raft;
+use openraft::raft::{
+    AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::proposer::Sealing;
+use super::reads::read_index;
+use super::status::Status;
+use crate::apply::{Applier, SnapshotData};
+use crate::founding::FoundingState;
+use crate::machine::StateMachine;
+use crate::snapshot::PartialSnapshot;
+use crate::transport::{AppendResults, FoundingHandler, Handler, PeerStatus};
+use crate::types::{ProposalId, SnapshotMeta, TypeConfig, Vote};
+
+pub(super) struct PeerHandler<M: StateMachine> {
+    pub raft: Raft<TypeConfig, Applier<M>>,
+    pub proposals: mpsc::Sender<Sealing>,
+    pub founding: Arc<FoundingState>,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl<M: StateMachine> Handler for PeerHandler<M> {
+    fn append(&self, requests: ReceiverStream<AppendEntriesRequest<TypeConfig>>) -> AppendResults {
+        self.raft
+            .stream_append(requests)
+            .map(|result| result.map_err(text))
+            .boxed()
+    }
+
+    fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, String>> {
+        Box::pin(async move {
+            match pre_vote {
+                true => self.raft.pre_vote(request).await,
+                false => self.raft.vote(request).await,
+            }
+            .map_err(text)
+        })
+    }
+
+    fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, String>> {
+        Box::pin(async move { self.raft.handle_transfer_leader(request).await.map_err(text) })
+    }
+
+    fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        snapshot: PartialSnapshot,
+    ) -> BoxFuture<'_, Result<Vote, String>> {
+        Box::pin(async move {
+            let snapshot = openraft::Snapshot {
+                meta,
+                snapshot: SnapshotData::Received(snapshot),
+            };
+            self.raft
+                .install_full_snapshot(vote, snapshot)
+                .await
+                .map(|response| response.vote)
+                .map_err(text)
+        })
+    }
+
+    fn propose(
+        &self,
+        term: u64,
+        id: ProposalId,
+        command: Bytes,
+        refused: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let sealing = Sealing {
+                id,
+                command,
+                term,
+                refused,
+            };
+            // Waiting here slows this one peer's connection, which is the backpressure we want.
+            if let Err(unsent) = self.proposals.send(sealing).await {
+                (unsent.0.refused)();
+            }
+        })
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        Box::pin(read_index(&self.raft))
+    }
+
+    fn status(&self) -> PeerStatus {
+        (&Status::new(&self.raft.metrics().borrow_watched()).progress).into()
+    }
+
+    fn founding(&self) -> &dyn FoundingHandler {
+        &*self.founding
+    }
+}

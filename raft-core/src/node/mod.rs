@@ -1,0 +1,600 @@
+//! A running member of a group: start, propose, read, watch, stop.
+
+mod handler;
+mod links;
+pub(crate) mod pending;
+mod proposer;
+mod reads;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::RwLock;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::apply::{self, Applier};
+use crate::config::{Config, Start};
+use crate::error::{ProposeError, ReadError, StartError};
+use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
+use crate::identity::DataDirectory;
+use crate::log::LogStore;
+use crate::machine::{StateMachine, Stamper};
+use crate::snapshot::SnapshotStore;
+use crate::transport::{
+    Acceptor, Connection, Dialer, Founding, Identity, NetworkFactory, Reply, Request,
+    serve_bootstrap, serve_peers,
+};
+use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
+use handler::PeerHandler;
+use links::Links;
+use pending::{Outcome, Pending};
+use proposer::{Proposer, Sealing};
+use reads::{Ask, Reader};
+use status::MetricsReceiver;
+pub use status::{MemberStatus, NodeProgress, Role, Status, StatusWatch};
+
+/// The largest encoded command. It must fit into a frame with room for others.
+pub const MAX_COMMAND_BYTES: usize = 4 << 20;
+/// Commands that wait for the proposer task.
+const PROPOSAL_QUEUE: usize = 4096;
+const READ_QUEUE: usize = 4096;
+/// Pause before a refused proposal is tried again, growing up to the second value.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// A proposal's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied<R> {
+    /// The log index of its entry.
+    pub index: u64,
+    /// What this node's [`StateMachine::apply`] answered.
+    pub response: R,
+}
+
+/// A running node. Dropping it stops it without ceremony; [`Node::stop`] also flushes.
+pub struct Node<M: StateMachine> {
+    raft: Raft<TypeConfig, Applier<M>>,
+    machine: Arc<RwLock<M>>,
+    metrics: MetricsReceiver,
+    applied: watch::Receiver<apply::Applied>,
+    pending: Arc<Pending<M::Response>>,
+    proposals: mpsc::Sender<Sealing>,
+    reads: mpsc::Sender<Ask>,
+    links: Arc<Links>,
+    log: LogStore,
+    identity: Identity,
+    /// Aborted when dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl<M: StateMachine> Node<M> {
+    /// Starts a node: opens the data directory, founds a cluster where asked to, and begins to
+    /// serve peers on `listener`. Returns when this node is a member of a cluster; with
+    /// [`Start::InitialPeers`] that waits, without limit, for all of them. A caller that gives up
+    /// drops the future; starting again later goes on where it stopped.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        config: Config,
+        listener: TcpListener,
+        machine: M,
+        stamper: impl Stamper,
+    ) -> Result<Self, StartError> {
+        let path = config.data_directory.clone();
+        let directory = run_blocking(move || DataDirectory::open(&path)).await?;
+        let (log_path, snapshot_path) = (directory.log(), directory.snapshots());
+        let initial_peers = match &config.start {
+            Start::InitialPeers(peers) => peers.clone(),
+            Start::Existing | Start::Alone => Vec::new(),
+        };
+        let acceptor = Acceptor::new(listener);
+        let founding = Arc::new(FoundingState::new(
+            directory,
+            config.member.clone(),
+            initial_peers,
+        ));
+        let agreed = found(&config.start, &founding, &acceptor).await?;
+        let identity = Identity {
+            node: founding.node(),
+            cluster: agreed.cluster,
+        };
+
+        let sync = config.sync;
+        let (log, snapshots) = run_blocking(move || {
+            let log = LogStore::open(&log_path, sync)?;
+            Ok((log, SnapshotStore::open(&snapshot_path)?))
+        })
+        .await?;
+        let pending = Arc::new(Pending::new(identity.node, rand::random()));
+        let applier = {
+            let (pending, snapshots, log) = (pending.clone(), snapshots.clone(), log.clone());
+            run_blocking(move || Ok(Applier::open(machine, pending, snapshots, Some(log))?)).await?
+        };
+        let (machine, applied) = (applier.machine(), applier.watch_applied());
+        let raft_config = config
+            .to_openraft(&identity.cluster.to_string())
+            .map_err(StartError::Configuration)?;
+        let dialer = Dialer {
+            me: identity.node,
+            cluster: Some(identity.cluster),
+        };
+        let raft = Raft::new(
+            identity.node,
+            Arc::new(raft_config),
+            NetworkFactory {
+                dialer: dialer.clone(),
+            },
+            log.clone(),
+            applier,
+        )
+        .await
+        .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
+
+        let links = Arc::new(Links::new(dialer, raft.metrics()));
+        let (proposals, proposal_queue) = mpsc::channel(PROPOSAL_QUEUE);
+        let (reads, read_queue) = mpsc::channel(READ_QUEUE);
+        let mut tasks = JoinSet::new();
+        let proposer = Proposer {
+            raft: raft.clone(),
+            queue: proposal_queue,
+            applied: applied.clone(),
+            stamper,
+            rebase_after: config.rebase_after,
+            leads: None,
+        };
+        tasks.spawn(proposer.run());
+        let reader = Reader {
+            raft: raft.clone(),
+            links: links.clone(),
+            queue: read_queue,
+        };
+        tasks.spawn(reader.run());
+        let handler = PeerHandler {
+            raft: raft.clone(),
+            proposals: proposals.clone(),
+            founding: founding.clone(),
+        };
+        tasks.spawn(serve_peers(
+            acceptor,
+            identity,
+            Arc::new(handler),
+            snapshots,
+        ));
+        let node = Self {
+            metrics: raft.metrics(),
+            raft,
+            machine,
+            applied,
+            pending,
+            proposals,
+            reads,
+            links,
+            log,
+            identity,
+            _tasks: tasks,
+        };
+        node.initialise(&founding, &agreed).await?;
+        Ok(node)
+    }
+
+    /// As the first founding member, gathers the others' agreements and writes the first entry.
+    async fn initialise(
+        &self,
+        founding: &FoundingState,
+        agreed: &Founding,
+    ) -> Result<(), StartError> {
+        let fatal = |error: String| StartError::Raft(error);
+        let initialised = self
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| fatal(error.to_string()))?;
+        if initialised || !founding.is_first(agreed) {
+            return Ok(());
+        }
+        founding.gather_agreements(agreed).await?;
+        let members: BTreeMap<_, _> = agreed
+            .members
+            .iter()
+            .map(|member| (member.node, member.member.clone()))
+            .collect();
+        self.raft
+            .initialize(members)
+            .await
+            .map_err(|error| fatal(error.to_string()))?;
+        tracing::info!(cluster = %agreed.cluster, "the cluster is founded");
+        Ok(())
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// The cluster this node belongs to.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.identity.cluster
+    }
+
+    /// What this node knows of the group now.
+    pub fn status(&self) -> Status {
+        Status::new(&self.metrics.borrow_watched())
+    }
+
+    /// Follows the status.
+    pub fn watch(&self) -> StatusWatch {
+        StatusWatch {
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Waits until this node has failed for good (a storage error, or an `apply` that gave up), and
+    /// says why. A stopped node has failed too. Cancellation safe.
+    pub async fn failed(&self) -> String {
+        let mut watch = self.watch();
+        loop {
+            if let Some(failure) = watch.current().failure {
+                return failure;
+            }
+            if !watch.changed().await {
+                return "raft has stopped".to_owned();
+            }
+        }
+    }
+
+    /// Asks one member how far it has come; its own answer, not this node's opinion. `None` when it
+    /// does not answer within `limit`.
+    pub async fn progress_of(&self, member: NodeId, limit: Duration) -> Option<NodeProgress> {
+        if member == self.identity.node {
+            return Some(self.status().progress);
+        }
+        match self.links.to(member)?.call(&Request::Status, limit).await {
+            Ok(Reply::Status(status)) => Some(status.into()),
+            _ => None,
+        }
+    }
+
+    /// Proposes a command and waits until this node has applied it. Works on any node: a follower
+    /// forwards to the leader, and goes on with the next leader only when the command provably never
+    /// entered a log. It is therefore applied at most once.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unknown`] when the deadline comes after the command may have entered a log;
+    /// every other error means that it was not applied and never will be.
+    ///
+    /// # Cancellation
+    /// A dropped call leaves the outcome unknown.
+    pub async fn propose(
+        &self,
+        command: &M::Command,
+        deadline: std::time::Instant,
+    ) -> Result<Applied<M::Response>, ProposeError> {
+        let command = postcard::to_allocvec(command)
+            .map_err(|error| ProposeError::Encoding(error.to_string()))?;
+        if command.len() > MAX_COMMAND_BYTES {
+            return Err(ProposeError::TooLarge {
+                bytes: command.len(),
+                limit: MAX_COMMAND_BYTES,
+            });
+        }
+        let (id, outcome) = self.pending.register();
+        let _forget = Forget {
+            pending: &self.pending,
+            id,
+        };
+        let deadline = Instant::from_std(deadline);
+        Attempts {
+            node: self,
+            id,
+            command: command.into(),
+            outcome,
+            deadline,
+        }
+        .run()
+        .await
+    }
+
+    /// Waits until reads of this node's machine see everything that was acknowledged anywhere before
+    /// this call. Concurrent calls share a round to the leader. Cancellation safe.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; nothing is changed by a read.
+    pub async fn read_barrier(&self, deadline: std::time::Instant) -> Result<(), ReadError> {
+        let deadline = Instant::from_std(deadline);
+        let index = loop {
+            let (ask, answer) = oneshot::channel();
+            let round = async {
+                self.reads.send(ask).await.ok()?;
+                answer.await.ok()?
+            };
+            match timeout_at(deadline, round).await {
+                Ok(Some(index)) => break index,
+                Ok(None) if self.reads.is_closed() => return Err(ReadError::NoLeader),
+                Ok(None) => {}
+                Err(_) => return Err(ReadError::NoLeader),
+            }
+        };
+        self.wait_applied(index, deadline.into_std()).await
+    }
+
+    /// Waits until this node has applied up to `index`. Cancellation safe.
+    ///
+    /// # Errors
+    /// [`ReadError::Behind`] at the deadline.
+    pub async fn wait_applied(
+        &self,
+        index: u64,
+        deadline: std::time::Instant,
+    ) -> Result<(), ReadError> {
+        let mut applied = self.applied.clone();
+        let reached = applied.wait_for(|applied| applied.index() >= Some(index));
+        match timeout_at(Instant::from_std(deadline), reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Behind),
+        }
+    }
+
+    /// Reads this node's machine as it is now; linearizable only behind a [`Node::read_barrier`].
+    /// Applying waits meanwhile: keep it short.
+    pub fn read<T>(&self, read: impl FnOnce(&M) -> T) -> T {
+        read(&self.machine.read())
+    }
+
+    /// When this node last applied an entry.
+    pub fn last_applied_at(&self) -> std::time::Instant {
+        self.applied.borrow().at
+    }
+
+    /// The index of the last entry this node has applied.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.applied.borrow().index()
+    }
+
+    /// Takes a snapshot now, and purges the log behind it as configured. Returns when it is asked
+    /// for, not when it is done.
+    ///
+    /// # Errors
+    /// When the node has stopped.
+    pub async fn trigger_snapshot(&self) -> Result<(), String> {
+        self.raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|fatal| fatal.to_string())
+    }
+
+    /// Stops: no more peers are served, raft ends, the log is synced and closed.
+    ///
+    /// # Errors
+    /// When the last sync fails; everything acknowledged was durable before.
+    pub async fn stop(self) -> std::io::Result<()> {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not end cleanly");
+        }
+        self.log.close().await
+    }
+}
+
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?
+}
+
+/// Comes to the founding that this node belongs to, whatever `start` says.
+async fn found(
+    start: &Start,
+    founding: &SharedFounding,
+    acceptor: &Acceptor,
+) -> Result<Founding, StartError> {
+    if founding.agreed().is_none() {
+        match start {
+            Start::Existing => {
+                return Err(StartError::Configuration(
+                    "the data directory is empty and there is nothing to found: give \
+                     --initial-peers, the same list on every node"
+                        .to_owned(),
+                ));
+            }
+            Start::Alone => {
+                let founding = founding.clone();
+                run_blocking(move || founding.found_alone()).await?;
+            }
+            Start::InitialPeers(peers) => {
+                check_initial_peers(peers, founding.own_address())?;
+                tokio::select! {
+                    agreed = founding.wait_until_agreed() => agreed?,
+                    () = serve_bootstrap(acceptor, founding.node(), founding.clone()) => {}
+                }
+            }
+        }
+    }
+    founding
+        .agreed()
+        .ok_or_else(|| StartError::Raft("the founding ended without an agreement".to_owned()))
+}
+
+struct Forget<'a, R> {
+    pending: &'a Pending<R>,
+    id: ProposalId,
+}
+
+impl<R> Drop for Forget<'_, R> {
+    fn drop(&mut self) {
+        self.pending.forget(self.id);
+    }
+}
+
+/// One proposal's way into a log, over as many leaders as it provably takes.
+struct Attempts<'a, M: StateMachine> {
+    node: &'a Node<M>,
+    id: ProposalId,
+    command: Bytes,
+    outcome: oneshot::Receiver<Outcome<M::Response>>,
+    deadline: Instant,
+}
+
+/// How one attempt ended.
+enum Attempt<R> {
+    Done(Result<Applied<R>, ProposeError>),
+    /// The command is in no log and will be in none.
+    NeverEntered,
+}
+
+impl<M: StateMachine> Attempts<'_, M> {
+    async fn run(mut self) -> Result<Applied<M::Response>, ProposeError> {
+        let mut pause = RETRY_PAUSE.0;
+        loop {
+            let Some((leader, term)) = self.leader().await else {
+                return Err(ProposeError::NotProposed);
+            };
+            let attempt = if leader == self.node.identity.node {
+                self.locally(term).await
+            } else {
+                self.remotely(leader, term).await
+            };
+            match attempt {
+                Attempt::Done(result) => return result,
+                Attempt::NeverEntered => {}
+            }
+            if Instant::now() + pause >= self.deadline {
+                return Err(ProposeError::NotProposed);
+            }
+            // A change of leadership ends the pause early.
+            let mut metrics = self.node.metrics.clone();
+            let _ = timeout(pause, WatchReceiver::changed(&mut metrics)).await;
+            pause = (pause * 2).min(RETRY_PAUSE.1);
+        }
+    }
+
+    /// The leader and its term, waiting for one until the deadline.
+    async fn leader(&self) -> Option<(NodeId, u64)> {
+        let mut metrics = self.node.metrics.clone();
+        loop {
+            {
+                let now = metrics.borrow_and_update();
+                if let Some(leader) = now.current_leader {
+                    return Some((leader, now.current_term));
+                }
+            }
+            match timeout_at(self.deadline, WatchReceiver::changed(&mut metrics)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+    }
+
+    async fn locally(&mut self, term: u64) -> Attempt<M::Response> {
+        let (refuse, refused) = oneshot::channel();
+        let sealing = Sealing {
+            id: self.id,
+            command: self.command.clone(),
+            term,
+            refused: Box::new(move || {
+                let _ = refuse.send(());
+            }),
+        };
+        match self.node.proposals.try_send(sealing) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Attempt::Done(Err(ProposeError::Overloaded));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Attempt::Done(Err(ProposeError::NotProposed));
+            }
+        }
+        self.watch_outcome(term, async {
+            match refused.await {
+                Ok(()) => {}
+                // Dropped without a word: only the apply can tell.
+                Err(_) => std::future::pending().await,
+            }
+        })
+        .await
+    }
+
+    async fn remotely(&mut self, leader: NodeId, term: u64) -> Attempt<M::Response> {
+        let Some(link) = self.node.links.to(leader) else {
+            return Attempt::NeverEntered;
+        };
+        let Ok(Ok(connection)) = timeout_at(self.deadline, link.connection()).await else {
+            return Attempt::NeverEntered;
+        };
+        let request = Request::Propose {
+            term,
+            id: self.id,
+            command: self.command.clone(),
+        };
+        let sent = connection.send(&request);
+        let mut answer = match timeout_at(self.deadline, sent).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => return Attempt::NeverEntered,
+        };
+        let connection: Arc<Connection> = connection.clone();
+        self.watch_outcome(term, async move {
+            // Held, so that the connection lives as long as its answer may come.
+            let _connection = connection;
+            match answer.wait().await {
+                Some(Reply::NotProposed) => {}
+                // Lost, or nonsense: only the apply can tell.
+                Some(_) | None => std::future::pending().await,
+            }
+        })
+        .await
+    }
+
+    /// Waits for whatever tells the outcome of an attempt made with the leader of `term`: this
+    /// node's apply, the leader's refusal, or an applied entry of a later term. The last is proof:
+    /// terms never fall along a log, so every entry of `term` that will ever be committed stands
+    /// before it, and has been applied here without this one among them.
+    async fn watch_outcome(
+        &mut self,
+        term: u64,
+        refused: impl Future<Output = ()>,
+    ) -> Attempt<M::Response> {
+        let mut applied = self.node.applied.clone();
+        tokio::select! {
+            biased;
+            outcome = &mut self.outcome => return Attempt::Done(settle(outcome.ok())),
+            () = refused => return Attempt::NeverEntered,
+            passed = applied.wait_for(|applied| applied.term() > term) => {
+                if passed.is_err() {
+                    return Attempt::Done(Err(ProposeError::Unknown));
+                }
+            }
+            () = sleep_until(self.deadline) => {
+                return Attempt::Done(Err(ProposeError::Unknown));
+            }
+        }
+        // The apply answers before it publishes, so an answer would be here by now.
+        match self.outcome.try_recv() {
+            Ok(outcome) => Attempt::Done(settle(Some(outcome))),
+            Err(_) => Attempt::NeverEntered,
+        }
+    }
+}
+
+fn settle<R>(outcome: Option<Outcome<R>>) -> Result<Applied<R>, ProposeError> {
+    match outcome {
+        Some(Outcome::Applied { index, response }) => Ok(Applied { index, response }),
+        Some(Outcome::OutOfSight) | None => Err(ProposeError::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests;

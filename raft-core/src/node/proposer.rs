@@ -1,0 +1,99 @@
+//! The one task that hands entries to openraft, on the leader.
+//!
+//! It stamps each command after nothing more can join it, and hands it over under the leadership
+//! that the stamp was made for: openraft refuses it when that leadership has ended. It never
+//! retries; whoever proposed is told when a command has certainly not entered the log.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Raft;
+use openraft::errors::ClientWriteError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::apply::{Applied, Applier};
+use crate::machine::{StateMachine, Stamper};
+use crate::types::{Callback, Proposal, ProposalId, TypeConfig};
+
+/// How often a new leader that waits for its first entry checks that it still leads.
+const LEADERSHIP_CHECK: Duration = Duration::from_millis(20);
+
+/// A command on its way into the log.
+pub(crate) struct Sealing {
+    pub id: ProposalId,
+    pub command: Bytes,
+    /// The leadership that the proposer counts on.
+    pub term: u64,
+    /// Called when the command has certainly not entered the log, and never will.
+    pub refused: Box<dyn FnOnce() + Send>,
+}
+
+pub(super) struct Proposer<M: StateMachine, S> {
+    pub raft: Raft<TypeConfig, Applier<M>>,
+    pub queue: mpsc::Receiver<Sealing>,
+    pub applied: watch::Receiver<Applied>,
+    pub stamper: S,
+    pub rebase_after: Duration,
+    /// The term this node leads in, once its first entry is applied.
+    pub leads: Option<u64>,
+}
+
+impl<M: StateMachine, S: Stamper> Proposer<M, S> {
+    pub async fn run(mut self) {
+        while let Some(sealing) = self.queue.recv().await {
+            if !self.is_leader(sealing.term) || !self.ready(sealing.term).await {
+                (sealing.refused)();
+                continue;
+            }
+            let proposal = Proposal {
+                id: sealing.id,
+                stamp: self.stamper.stamp(),
+                command: sealing.command,
+            };
+            let refused = sealing.refused;
+            let handed_over = self
+                .raft
+                .write(proposal)
+                .with_leader(sealing.term)
+                .responder(Callback::new(move |result| match result {
+                    Err(ClientWriteError::ForwardToLeader(_)) => refused(),
+                    // Applied: the proposer hears it from its own apply. Discarded: it may be in
+                    // other logs, so the outcome is open until an entry of a later term is applied.
+                    Ok(_) | Err(_) => {}
+                }))
+                .await;
+            if let Err(fatal) = handed_over {
+                tracing::error!(%fatal, "raft has stopped; nothing more is proposed");
+                return;
+            }
+        }
+    }
+
+    fn is_leader(&self, term: u64) -> bool {
+        self.raft
+            .as_leader()
+            .is_ok_and(|leader| leader.term() == term)
+    }
+
+    /// Waits, as a new leader, until the state holds everything that earlier leaders committed, and
+    /// sets the stamper's base when time must not have counted.
+    async fn ready(&mut self, term: u64) -> bool {
+        if self.leads == Some(term) {
+            if self.applied.borrow().at.elapsed() > self.rebase_after {
+                self.stamper.rebase();
+            }
+            return true;
+        }
+        while self.applied.borrow_and_update().term() < term {
+            if !self.is_leader(term) {
+                return false;
+            }
+            // A time-out only means to look again.
+            let _ = timeout(LEADERSHIP_CHECK, self.applied.changed()).await;
+        }
+        self.stamper.rebase();
+        self.leads = Some(term);
+        true
+    }
+}

@@ -1,0 +1,203 @@
+//! What a node knows of itself and its group, at one moment, from its own point of view.
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use crate::transport::PeerStatus;
+use crate::types::{Member, NodeId, TypeConfig};
+
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+pub(super) type MetricsReceiver = openraft::type_config::alias::WatchReceiverOf<TypeConfig, Metrics>;
+
+/// A node's part in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Leads the group in its term.
+    Leader,
+    /// Follows, and may vote.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Replicates without a vote.
+    Learner,
+    /// Stops, or has failed.
+    Stopped,
+}
+
+impl Role {
+    /// The role in lower case, as shown to people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Learner => "learner",
+            Role::Stopped => "stopped",
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Role::Leader => 0,
+            Role::Follower => 1,
+            Role::Candidate => 2,
+            Role::Learner => 3,
+            Role::Stopped => 4,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Role::Leader,
+            1 => Role::Follower,
+            2 => Role::Candidate,
+            3 => Role::Learner,
+            _ => Role::Stopped,
+        }
+    }
+}
+
+impl From<ServerState> for Role {
+    fn from(state: ServerState) -> Self {
+        match state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Stopped,
+        }
+    }
+}
+
+/// How far one node has come, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeProgress {
+    /// Its part in the group.
+    pub role: Role,
+    /// The newest term it knows.
+    pub term: u64,
+    /// Whom it takes for the leader of that term.
+    pub leader: Option<NodeId>,
+    /// The last index in its log; `None` while the log is empty.
+    pub last_log_index: Option<u64>,
+    /// The last index it knows to be committed.
+    pub committed_index: Option<u64>,
+    /// The last index it has applied.
+    pub applied_index: Option<u64>,
+    /// The last index that its newest snapshot covers.
+    pub snapshot_index: Option<u64>,
+    /// The last index that is gone from its log.
+    pub purged_index: Option<u64>,
+}
+
+/// One member, as the membership in the log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its node id.
+    pub node: NodeId,
+    /// Name and addresses.
+    pub member: Member,
+    /// Whether it votes, or only learns.
+    pub voter: bool,
+}
+
+/// A node's view of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The node whose view this is.
+    pub node: NodeId,
+    /// How far that node has come.
+    pub progress: NodeProgress,
+    /// Every member, in order of node id.
+    pub members: Vec<MemberStatus>,
+    /// Why the node has stopped, if it has failed.
+    pub failure: Option<String>,
+}
+
+impl Status {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        Self {
+            node: metrics.id,
+            progress: NodeProgress {
+                role: metrics.state.into(),
+                term: metrics.current_term,
+                leader: metrics.current_leader,
+                last_log_index: metrics.last_log_index,
+                committed_index: metrics.local_committed.map(|log_id| log_id.index),
+                applied_index: metrics.last_applied.map(|log_id| log_id.index),
+                snapshot_index: metrics.snapshot.map(|log_id| log_id.index),
+                purged_index: metrics.purged.map(|log_id| log_id.index),
+            },
+            members: membership
+                .nodes()
+                .map(|(node, member)| MemberStatus {
+                    node: *node,
+                    member: member.clone(),
+                    voter: voters.contains(node),
+                })
+                .collect(),
+            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// The leader, if this node knows one.
+    pub fn leader(&self) -> Option<&MemberStatus> {
+        self.progress.leader.and_then(|leader| self.member(leader))
+    }
+
+    /// One member.
+    pub fn member(&self, node: NodeId) -> Option<&MemberStatus> {
+        self.members.iter().find(|member| member.node == node)
+    }
+}
+
+impl From<&NodeProgress> for PeerStatus {
+    fn from(progress: &NodeProgress) -> Self {
+        Self {
+            role: progress.role.code(),
+            term: progress.term,
+            leader: progress.leader,
+            last_log_index: progress.last_log_index,
+            committed_index: progress.committed_index,
+            applied_index: progress.applied_index,
+            snapshot_index: progress.snapshot_index,
+            purged_index: progress.purged_index,
+        }
+    }
+}
+
+impl From<PeerStatus> for NodeProgress {
+    fn from(status: PeerStatus) -> Self {
+        Self {
+            role: Role::from_code(status.role),
+            term: status.term,
+            leader: status.leader,
+            last_log_index: status.last_log_index,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            snapshot_index: status.snapshot_index,
+            purged_index: status.purged_index,
+        }
+    }
+}
+
+/// Follows a node's [`Status`].
+#[derive(Clone)]
+pub struct StatusWatch {
+    pub(super) metrics: MetricsReceiver,
+}
+
+impl StatusWatch {
+    /// The status now.
+    pub fn current(&self) -> Status {
+        Status::new(&self.metrics.borrow_watched())
+    }
+
+    /// Waits for a change since the last call. Returns `false` when the node is gone. Cancellation
+    /// safe.
+    pub async fn changed(&mut self) -> bool {
+        WatchReceiver::changed(&mut self.metrics).await.is_ok()
+    }
+}

@@ -1,0 +1,17 @@
+//! Peers over TCP: framed, bounded, pipelined, with a deadline on every call.
+//!
+//! A connection starts with a handshake that checks magic, protocol version, cluster id and both
+//! node ids. After it, each frame is a request with a number, or the reply to one. Requests of one
+//! kind that must keep their order (appends, snapshot chunks) are served in order; all others are
+//! served at once. This module never decides anything about Raft: it carries openraft's messages.
+
+mod connection;
+mod frame;
+mod messages;
+mod network;
+mod server;
+
+pub(crate) use connection::{Connection, Dialer, PeerLink};
+pub(crate) use messages::{Founding, FoundingMember, PeerStatus, Reply, Request};
+pub(crate) use network::NetworkFactory;
+pub(crate) use server::{Acceptor, AppendResults, FoundingHandler, Handler, Identity, serve_bootstrap, serve_peers};

@@ -1,0 +1,372 @@
+//! openraft's network traits over our connections: one per target and purpose.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::connection::{Answer, CallError, Connection, Dialer};
+use super::messages::{Reply, Request};
+use crate::apply::SnapshotData;
+use crate::types::{Member, NodeId, TypeConfig, Vote};
+
+/// The longest that a peer may owe a reply to an append, a vote or a chunk before the connection is
+/// given up. It bounds stalls, not elections: heartbeats have their own, shorter deadline.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// A follower installs a received snapshot within this.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// Appends on the way to one follower.
+const APPEND_WINDOW: usize = 64;
+const CHUNK_BYTES: usize = 512 << 10;
+/// Chunks on the way; times their size, the memory that a transfer takes.
+const CHUNK_WINDOW: usize = 4;
+
+type BoxFuture<'a, T> = openraft::base::BoxFuture<'a, T>;
+type BoxStream<'a, T> = openraft::base::BoxStream<'a, T>;
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Makes a [`Network`] per target and purpose.
+#[derive(Clone)]
+pub(crate) struct NetworkFactory {
+    pub dialer: Dialer,
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Network {
+        Network {
+            dialer: self.dialer.clone(),
+            target,
+            address: node.peer_address.clone(),
+            session: 0,
+            connecting: None,
+            connection: None,
+        }
+    }
+}
+
+/// One target, one purpose, one connection at a time.
+pub(crate) struct Network {
+    dialer: Dialer,
+    target: NodeId,
+    address: String,
+    /// Numbers the pipelines of appends on this connection.
+    session: u64,
+    /// Kept across calls that are cut short, so that a slow connect still comes to its end.
+    connecting: Option<JoinHandle<io::Result<Connection>>>,
+    connection: Option<Arc<Connection>>,
+}
+
+fn unreachable(error: impl std::fmt::Display) -> Unreachable<TypeConfig> {
+    Unreachable::from_string(error.to_string())
+}
+
+fn network_error(error: impl std::fmt::Display) -> NetworkError<TypeConfig> {
+    NetworkError::from_string(error.to_string())
+}
+
+fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::NotSent(_) => unreachable(error).into(),
+        CallError::Lost | CallError::TimedOut(_) => network_error(error).into(),
+    }
+}
+
+fn unexpected(reply: Reply) -> RPCError<TypeConfig> {
+    match reply {
+        Reply::Failed(why) => network_error(format!("the peer answered: {why}")).into(),
+        other => network_error(format!("the peer gave an answer of another kind: {other:?}")).into(),
+    }
+}
+
+impl Network {
+    async fn connection(&mut self) -> Result<Arc<Connection>, Unreachable<TypeConfig>> {
+        if let Some(open) = &self.connection
+            && open.is_usable(REPLY_TIMEOUT)
+        {
+            return Ok(open.clone());
+        }
+        self.connection = None;
+        let connecting = self.connecting.get_or_insert_with(|| {
+            let (dialer, address, target) =
+                (self.dialer.clone(), self.address.clone(), self.target);
+            tokio::spawn(async move { dialer.connect(&address, Some(target)).await })
+        });
+        let connected = connecting.await;
+        self.connecting = None;
+        let connection = connected
+            .map_err(unreachable)?
+            .map_err(|error| unreachable(format!("{}: {error}", self.address)))?;
+        Ok(self.connection.insert(Arc::new(connection)).clone())
+    }
+
+    async fn call(
+        &mut self,
+        request: Request,
+        limit: Duration,
+    ) -> Result<Reply, RPCError<TypeConfig>> {
+        let connection = timeout(limit, self.connection())
+            .await
+            .map_err(|_| unreachable("connecting took too long"))??;
+        connection.call(&request, limit).await.map_err(rpc_error)
+    }
+}
+
+/// A pipeline of appends: requests leave as they come, replies are yielded in request order.
+struct Pipeline<S> {
+    connection: Arc<Connection>,
+    session: u64,
+    requests: Option<S>,
+    waiting: VecDeque<(Answer, Instant)>,
+}
+
+enum Step {
+    Send(Option<AppendEntriesRequest<TypeConfig>>),
+    Answered(Option<Reply>),
+    TimedOut,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
+    async fn step(&mut self) -> Option<Step> {
+        let may_send = self.waiting.len() < APPEND_WINDOW;
+        match (self.waiting.front_mut(), self.requests.as_mut()) {
+            (None, None) => None,
+            (None, Some(requests)) => Some(Step::Send(requests.next().await)),
+            (Some((answer, deadline)), requests) => {
+                let answered = async {
+                    match timeout_at(*deadline, answer.wait()).await {
+                        Ok(reply) => Step::Answered(reply),
+                        Err(_) => Step::TimedOut,
+                    }
+                };
+                match requests {
+                    Some(requests) if may_send => tokio::select! {
+                        biased;
+                        step = answered => Some(step),
+                        request = requests.next() => Some(Step::Send(request)),
+                    },
+                    _ => Some(answered.await),
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+        loop {
+            match self.step().await? {
+                Step::Send(None) => self.requests = None,
+                Step::Send(Some(request)) => {
+                    let request = Request::Append {
+                        session: self.session,
+                        request,
+                    };
+                    match self.connection.send(&request).await {
+                        Ok(answer) => self
+                            .waiting
+                            .push_back((answer, Instant::now() + REPLY_TIMEOUT)),
+                        Err(error) => return Some(Err(rpc_error(error))),
+                    }
+                }
+                Step::Answered(reply) => {
+                    self.waiting.pop_front();
+                    return Some(match reply {
+                        Some(Reply::Append(result)) => Ok(result),
+                        Some(other) => Err(unexpected(other)),
+                        None => Err(rpc_error(CallError::Lost)),
+                    });
+                }
+                Step::TimedOut => return Some(Err(rpc_error(CallError::TimedOut(REPLY_TIMEOUT)))),
+            }
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.session += 1;
+        let request = Request::Append {
+            session: self.session,
+            request,
+        };
+        match self.call(request, option.hard_ttl()).await? {
+            Reply::Append(result) => Ok(result.into()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let connection = self.connection().await?;
+            self.session += 1;
+            let pipeline = Pipeline {
+                connection,
+                session: self.session,
+                requests: Some(input),
+                waiting: VecDeque::new(),
+            };
+            let replies = stream::unfold(Some(pipeline), |pipeline| async {
+                let mut pipeline = pipeline?;
+                let reply = pipeline.next().await?;
+                // After a conflict, a higher vote or an error the session is over.
+                let goes_on = matches!(reply, Ok(Ok(_)));
+                Some((reply, goes_on.then_some(pipeline)))
+            });
+            let replies: BoxStream<'s, _> = Box::pin(replies);
+            Ok(replies)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.call(Request::Vote(request), REPLY_TIMEOUT).await? {
+            Reply::Vote(response) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.call(Request::PreVote(request), REPLY_TIMEOUT).await? {
+            Reply::Vote(response) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let connection = self.connection().await?;
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = send_snapshot(&connection, vote, snapshot) => Ok(sent?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self
+            .call(Request::TransferLeader(request), REPLY_TIMEOUT)
+            .await?
+        {
+            Reply::TransferLeader(response) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// Streams a snapshot file in chunks, a few at a time, and waits until it is installed.
+async fn send_snapshot(
+    connection: &Connection,
+    vote: Vote,
+    snapshot: Snapshot,
+) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
+    let SnapshotData::Whole(file) = snapshot.snapshot else {
+        return Err(network_error("only a snapshot of this node's folder can be sent").into());
+    };
+    let total = file.bytes().map_err(network_error)?;
+    goes_on(
+        connection
+            .call(&Request::SnapshotBegin { bytes: total }, REPLY_TIMEOUT)
+            .await
+            .map_err(rpc_error)?,
+    )?;
+    let mut waiting: VecDeque<Answer> = VecDeque::new();
+    let mut offset = 0;
+    while offset < total {
+        let source = file.clone();
+        let chunk = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            let read = source.read_at(&mut buffer, offset)?;
+            buffer.truncate(read);
+            Ok::<_, io::Error>(Bytes::from(buffer))
+        })
+        .await
+        .map_err(network_error)?
+        .map_err(network_error)?;
+        if chunk.is_empty() {
+            return Err(network_error("the snapshot file ended early").into());
+        }
+        offset += chunk.len() as u64;
+        if waiting.len() >= CHUNK_WINDOW {
+            chunk_taken(waiting.pop_front()).await?;
+        }
+        let request = Request::SnapshotChunk { bytes: chunk };
+        waiting.push_back(connection.send(&request).await.map_err(rpc_error)?);
+    }
+    while !waiting.is_empty() {
+        chunk_taken(waiting.pop_front()).await?;
+    }
+    match connection
+        .call(&Request::SnapshotEnd { vote }, INSTALL_TIMEOUT)
+        .await
+        .map_err(rpc_error)?
+    {
+        Reply::SnapshotInstalled { vote } => Ok(SnapshotResponse::new(vote)),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn goes_on(reply: Reply) -> Result<(), RPCError<TypeConfig>> {
+    match reply {
+        Reply::SnapshotGoesOn => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
+async fn chunk_taken(answer: Option<Answer>) -> Result<(), RPCError<TypeConfig>> {
+    let Some(mut answer) = answer else {
+        return Ok(());
+    };
+    match timeout(REPLY_TIMEOUT * 5, answer.wait()).await {
+        Ok(Some(reply)) => goes_on(reply),
+        Ok(None) => Err(rpc_error(CallError::Lost)),
+        Err(_) => Err(rpc_error(CallError::TimedOut(REPLY_TIMEOUT * 5))),
+    }
+}

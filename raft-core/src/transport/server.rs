@@ -1,0 +1,440 @@
+//! The answering side of peer connections.
+//!
+//! Nothing is served before the handshake has shown the right magic, version, cluster and node ids.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::connection::write_frames;
+use super::frame;
+use super::messages::{Founding, Hello, MAGIC, Reply, Request, VERSION, Welcome};
+use crate::snapshot::{PartialSnapshot, SnapshotStore};
+use crate::types::{ClusterId, NodeId, ProposalId, SnapshotMeta, TypeConfig, Vote};
+
+/// A caller must shake hands within this.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections being served at once; more are closed unanswered. A peer uses four.
+const MAX_CONNECTIONS: usize = 1024;
+const WRITE_QUEUE: usize = 1024;
+/// Appends of one pipeline that wait for openraft.
+const APPEND_QUEUE: usize = 64;
+
+pub(crate) type AppendResults = futures::stream::BoxStream<'static, Result<StreamAppendResult<TypeConfig>, String>>;
+
+/// Who answers, and for which cluster.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+}
+
+/// What a running node does with its peers' requests. Errors become [`Reply::Failed`].
+pub(crate) trait Handler: Send + Sync + 'static {
+    fn append(
+        &self,
+        requests: ReceiverStream<AppendEntriesRequest<TypeConfig>>,
+    ) -> AppendResults;
+    fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+    ) -> BoxFuture<'_, Result<VoteResponse<TypeConfig>, String>>;
+    fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, String>>;
+    fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        snapshot: PartialSnapshot,
+    ) -> BoxFuture<'_, Result<Vote, String>>;
+    /// Proposes on behalf of a peer; `refused` is called when it never entered the log.
+    fn propose(
+        &self,
+        term: u64,
+        id: ProposalId,
+        command: Bytes,
+        refused: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'_, ()>;
+    fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>>;
+    fn status(&self) -> super::PeerStatus;
+    /// Founding questions, from nodes that belong to no cluster yet.
+    fn founding(&self) -> &dyn FoundingHandler;
+}
+
+/// What a node says and does while a cluster is being founded, and of it ever after.
+pub(crate) trait FoundingHandler: Send + Sync + 'static {
+    fn identify(&self, initial_peers: Vec<String>) -> Result<Reply, String>;
+    /// Agrees durably, once in this node's life. Blocking.
+    fn agree(&self, founding: Founding) -> Result<(), String>;
+}
+
+/// Accepts connections for the life of a node.
+pub(crate) struct Acceptor {
+    listener: TcpListener,
+}
+
+impl Acceptor {
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener }
+    }
+
+    async fn accept(&self, connections: &mut JoinSet<()>) -> Option<TcpStream> {
+        while connections.try_join_next().is_some() {}
+        match self.listener.accept().await {
+            Ok(_) if connections.len() >= MAX_CONNECTIONS => {
+                tracing::warn!("closed a peer connection: {MAX_CONNECTIONS} are open");
+                None
+            }
+            Ok((stream, _)) => Some(stream),
+            Err(error) => {
+                // Out of file descriptors, usually; accepting again at once would spin.
+                tracing::warn!(%error, "cannot accept a peer connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                None
+            }
+        }
+    }
+}
+
+/// Answers founding questions until dropped.
+pub(crate) async fn serve_bootstrap(
+    acceptor: &Acceptor,
+    node: NodeId,
+    founding: Arc<dyn FoundingHandler>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        if let Some(stream) = acceptor.accept(&mut connections).await {
+            let founding = founding.clone();
+            connections.spawn(async move {
+                let served = async {
+                    let (mut read, write) = greet(stream, node, None).await?;
+                    let (replies, queue) = mpsc::channel(WRITE_QUEUE);
+                    let writer = write_frames(write, queue);
+                    let reader = async move {
+                        let mut buffer = Vec::new();
+                        loop {
+                            let (number, request) = frame::read(&mut read, &mut buffer).await?;
+                            let reply = founding_reply(founding.clone(), request).await;
+                            send(&replies, number, &reply).await?;
+                        }
+                    };
+                    tokio::select! {
+                        ended = reader => ended,
+                        ended = writer => ended,
+                    }
+                };
+                if let Err(error) = served.await {
+                    tracing::debug!(%error, "a founding connection ended");
+                }
+            });
+        }
+    }
+}
+
+/// Serves peers of one cluster until dropped.
+pub(crate) async fn serve_peers(
+    acceptor: Acceptor,
+    identity: Identity,
+    handler: Arc<dyn Handler>,
+    snapshots: SnapshotStore,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        if let Some(stream) = acceptor.accept(&mut connections).await {
+            let (handler, snapshots) = (handler.clone(), snapshots.clone());
+            connections.spawn(async move {
+                if let Err(error) = serve_peer(stream, identity, handler, snapshots).await {
+                    tracing::debug!(%error, "a peer connection ended");
+                }
+            });
+        }
+    }
+}
+
+/// Shakes hands. With a cluster, the caller must belong to it or only ask of founding.
+async fn greet(
+    stream: TcpStream,
+    node: NodeId,
+    cluster: Option<ClusterId>,
+) -> io::Result<(BufReader<OwnedReadHalf>, tokio::net::tcp::OwnedWriteHalf)> {
+    stream.set_nodelay(true)?;
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::with_capacity(64 << 10, read);
+    let hello = timeout(
+        HANDSHAKE_TIMEOUT,
+        frame::read::<Hello>(&mut read, &mut Vec::new()),
+    )
+    .await
+    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake"))??
+    .1;
+    let refusal = refusal(&hello, node, cluster);
+    let welcome = match &refusal {
+        None => Welcome::Accepted { node },
+        Some(why) => Welcome::Refused { why: why.clone() },
+    };
+    write.write_all(&frame::encode(0, &welcome)?).await?;
+    match refusal {
+        None => Ok((read, write)),
+        Some(why) => {
+            tracing::warn!(from = %hello.from, why, "refused a peer");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+    }
+}
+
+fn refusal(hello: &Hello, node: NodeId, cluster: Option<ClusterId>) -> Option<String> {
+    if hello.magic != MAGIC {
+        return Some("this is not a peer's handshake".to_owned());
+    }
+    if hello.version != VERSION {
+        return Some(format!(
+            "peer protocol version {} is not known here; this node speaks version {VERSION}",
+            hello.version
+        ));
+    }
+    match (hello.cluster, cluster) {
+        (Some(theirs), Some(ours)) if theirs != ours => Some(format!(
+            "this node belongs to cluster {ours}, the caller to cluster {theirs}"
+        )),
+        (Some(_), None) => Some("this node belongs to no cluster yet".to_owned()),
+        _ => match hello.to {
+            Some(to) if to != node => Some(format!(
+                "this is node {node}, not node {to}: a data directory was replaced or an address \
+                 is used twice"
+            )),
+            _ => None,
+        },
+    }
+}
+
+async fn founding_reply(founding: Arc<dyn FoundingHandler>, request: Request) -> Reply {
+    let reply = match request {
+        Request::Identify { initial_peers } => founding.identify(initial_peers),
+        Request::Agree(proposed) => {
+            match tokio::task::spawn_blocking(move || founding.agree(proposed)).await {
+                Ok(agreed) => agreed.map(|()| Reply::Agreed),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        _ => Err("this node is not part of a running cluster yet".to_owned()),
+    };
+    reply.unwrap_or_else(Reply::Failed)
+}
+
+async fn send(replies: &mpsc::Sender<Bytes>, number: u64, reply: &Reply) -> io::Result<()> {
+    replies
+        .send(frame::encode(number, reply)?)
+        .await
+        .map_err(|_| io::ErrorKind::BrokenPipe.into())
+}
+
+/// One pipeline of appends being served.
+struct AppendSession {
+    number: u64,
+    requests: mpsc::Sender<(u64, AppendEntriesRequest<TypeConfig>)>,
+}
+
+async fn serve_peer(
+    stream: TcpStream,
+    identity: Identity,
+    handler: Arc<dyn Handler>,
+    snapshots: SnapshotStore,
+) -> io::Result<()> {
+    let (mut read, write) = greet(stream, identity.node, Some(identity.cluster)).await?;
+    let (replies, queue) = mpsc::channel(WRITE_QUEUE);
+    let writer = write_frames(write, queue);
+    let reader = async move {
+        let mut buffer = Vec::new();
+        let mut tasks = JoinSet::new();
+        let mut session: Option<AppendSession> = None;
+        let mut receiving: Option<PartialSnapshot> = None;
+        loop {
+            let (number, request) = frame::read(&mut read, &mut buffer).await?;
+            while tasks.try_join_next().is_some() {}
+            match request {
+                Request::Append {
+                    session: of,
+                    request,
+                } => {
+                    if session.as_ref().is_none_or(|current| current.number != of) {
+                        let (requests, queue) = mpsc::channel(APPEND_QUEUE);
+                        tasks.spawn(serve_appends(handler.clone(), queue, replies.clone()));
+                        session = Some(AppendSession {
+                            number: of,
+                            requests,
+                        });
+                    }
+                    if let Some(current) = &session {
+                        // The session may have ended with a conflict; what was still under way is
+                        // dropped, as the caller expects.
+                        let _ = current.requests.send((number, request)).await;
+                    }
+                }
+                Request::SnapshotBegin { .. }
+                | Request::SnapshotChunk { .. }
+                | Request::SnapshotEnd { .. } => {
+                    // In line: chunks keep their order, and a slow disk slows the sender.
+                    let reply = receive(&handler, &snapshots, &mut receiving, request).await;
+                    if !matches!(reply, Reply::SnapshotGoesOn) {
+                        receiving = None;
+                    }
+                    send(&replies, number, &reply).await?;
+                }
+                Request::Propose { term, id, command } => {
+                    let refused = refuse(replies.clone(), number);
+                    handler.propose(term, id, command, refused).await;
+                }
+                request => {
+                    let (handler, replies) = (handler.clone(), replies.clone());
+                    tasks.spawn(async move {
+                        let reply = answer(&*handler, request).await;
+                        // A lost connection ends the reader too.
+                        let _ = send(&replies, number, &reply).await;
+                    });
+                }
+            }
+        }
+    };
+    tokio::select! {
+        ended = reader => ended,
+        ended = writer => ended,
+    }
+}
+
+/// Tells the proposer that its proposal never entered the log, if the connection still takes it.
+fn refuse(replies: mpsc::Sender<Bytes>, number: u64) -> Box<dyn FnOnce() + Send> {
+    Box::new(move || {
+        let Ok(frame) = frame::encode(number, &Reply::NotProposed) else {
+            return;
+        };
+        if replies.try_send(frame).is_err() {
+            tracing::debug!("a peer does not hear that its proposal was refused; it times out");
+        }
+    })
+}
+
+async fn answer(handler: &dyn Handler, request: Request) -> Reply {
+    let reply = match request {
+        Request::Vote(request) => handler.vote(request, false).await.map(Reply::Vote),
+        Request::PreVote(request) => handler.vote(request, true).await.map(Reply::Vote),
+        Request::TransferLeader(request) => handler
+            .transfer_leader(request)
+            .await
+            .map(Reply::TransferLeader),
+        Request::ReadIndex => handler.read_index().await.map(Reply::ReadIndex),
+        Request::Status => Ok(Reply::Status(handler.status())),
+        Request::Identify { initial_peers } => handler.founding().identify(initial_peers),
+        Request::Agree(founding) => handler
+            .founding()
+            .agree(founding)
+            .map(|()| Reply::Agreed),
+        _ => Err("this request is served elsewhere".to_owned()),
+    };
+    reply.unwrap_or_else(Reply::Failed)
+}
+
+/// Feeds one pipeline of appends to openraft and sends its results back in order.
+async fn serve_appends(
+    handler: Arc<dyn Handler>,
+    mut queue: mpsc::Receiver<(u64, AppendEntriesRequest<TypeConfig>)>,
+    replies: mpsc::Sender<Bytes>,
+) {
+    let (numbers, mut waiting) = mpsc::channel(2 * APPEND_QUEUE);
+    let (requests, input) = mpsc::channel(1);
+    let mut results = handler.append(ReceiverStream::new(input));
+    let feed = async move {
+        while let Some((number, request)) = queue.recv().await {
+            if numbers.send(number).await.is_err() || requests.send(request).await.is_err() {
+                return;
+            }
+        }
+    };
+    let answer = async move {
+        while let Some(result) = results.next().await {
+            let Some(number) = waiting.recv().await else {
+                return;
+            };
+            let reply = result.map_or_else(Reply::Failed, Reply::Append);
+            if send(&replies, number, &reply).await.is_err() {
+                return;
+            }
+        }
+    };
+    // When the results end (conflict, higher vote), the feed ends with them; when the feed ends,
+    // results still on their way are sent.
+    tokio::pin!(answer);
+    tokio::select! {
+        () = &mut answer => {}
+        () = feed => answer.await,
+    }
+}
+
+async fn receive(
+    handler: &Arc<dyn Handler>,
+    snapshots: &SnapshotStore,
+    receiving: &mut Option<PartialSnapshot>,
+    request: Request,
+) -> Reply {
+    let blocking = async |work: Box<dyn FnOnce() -> io::Result<PartialSnapshot> + Send>| {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let result = match (request, receiving.take()) {
+        (Request::SnapshotBegin { bytes }, _) => {
+            tracing::info!(bytes, "receiving a snapshot");
+            let store = snapshots.clone();
+            blocking(Box::new(move || store.begin())).await
+        }
+        (Request::SnapshotChunk { bytes }, Some(mut partial)) => {
+            blocking(Box::new(move || {
+                partial.append(&bytes)?;
+                Ok(partial)
+            }))
+            .await
+        }
+        (Request::SnapshotEnd { vote }, Some(partial)) => {
+            return match verified(partial).await {
+                Ok((meta, partial)) => match handler.install(vote, meta, partial).await {
+                    Ok(vote) => Reply::SnapshotInstalled { vote },
+                    Err(error) => Reply::Failed(error),
+                },
+                Err(error) => Reply::Failed(error.to_string()),
+            };
+        }
+        _ => Err("a snapshot's part came without its beginning".to_owned()),
+    };
+    match result {
+        Ok(partial) => {
+            *receiving = Some(partial);
+            Reply::SnapshotGoesOn
+        }
+        Err(error) => Reply::Failed(error),
+    }
+}
+
+async fn verified(partial: PartialSnapshot) -> io::Result<(SnapshotMeta, PartialSnapshot)> {
+    tokio::task::spawn_blocking(move || Ok((partial.verify()?, partial)))
+        .await
+        .map_err(io::Error::other)?
+}
