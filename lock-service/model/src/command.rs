@@ -27,14 +27,39 @@ pub struct Entry {
 /// A version that this build does not know cannot be decoded, so that a node stops rather than
 /// apply an entry whose meaning it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
 pub enum ModelVersion {
     /// The first.
     V1,
 }
 
+/// A model version that this build does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("model version {0} is not known to this build; use a newer one")]
+pub struct UnknownModelVersion(pub u32);
+
 impl ModelVersion {
     /// The newest that this build knows.
     pub const LATEST: Self = Self::V1;
+}
+
+impl From<ModelVersion> for u32 {
+    fn from(version: ModelVersion) -> Self {
+        match version {
+            ModelVersion::V1 => 1,
+        }
+    }
+}
+
+impl TryFrom<u32> for ModelVersion {
+    type Error = UnknownModelVersion;
+
+    fn try_from(number: u32) -> Result<Self, UnknownModelVersion> {
+        match number {
+            1 => Ok(Self::V1),
+            other => Err(UnknownModelVersion(other)),
+        }
+    }
 }
 
 /// How a lock is held.

@@ -21,7 +21,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{Due, Founding, Lease, LockTable, Tombstone, Wait};
-use crate::{Event, LeaseId, Position, Settings, Timestamp, Token, invariants};
+use crate::{
+    ClusterId, Event, LeaseId, Position, Settings, Timestamp, Token, UnknownModelVersion,
+    invariants,
+};
 
 const MAGIC: [u8; 8] = *b"PALISADE";
 
@@ -35,7 +38,9 @@ const RECORD_MAX_BYTES: u32 = 1 << 30;
 /// What comes first: all that there is one of, and how many there are of the rest.
 #[derive(Serialize, Deserialize)]
 struct Header {
-    founding: Option<Founding>,
+    /// The cluster's id and the model version, of which the number is kept so that an unknown one
+    /// can be told from damage.
+    founding: Option<(ClusterId, u32)>,
     settings: Settings,
     clock: Timestamp,
     token_counter: Token,
@@ -66,6 +71,9 @@ pub enum ReadError {
         /// The format's number.
         found: u32,
     },
+    /// The state is of a model version that this build does not know.
+    #[error(transparent)]
+    UnknownModelVersion(#[from] UnknownModelVersion),
     /// The bytes are damaged.
     #[error("the encoding of the lock table is damaged: {what}")]
     Damaged {
@@ -127,7 +135,9 @@ impl Frozen {
             record: Vec::new(),
         };
         writer.record(&Header {
-            founding: table.founding,
+            founding: table
+                .founding
+                .map(|founding| (founding.cluster_id, founding.model_version.into())),
             settings: table.settings.clone(),
             clock: table.clock,
             token_counter: table.token_counter,
@@ -207,8 +217,15 @@ impl<R: Read> Reader<'_, R> {
 
     fn table(mut self) -> Result<LockTable, ReadError> {
         let header: Header = self.record("header")?;
+        let founding = match header.founding {
+            Some((cluster_id, number)) => Some(Founding {
+                cluster_id,
+                model_version: number.try_into()?,
+            }),
+            None => None,
+        };
         let mut table = LockTable {
-            founding: header.founding,
+            founding,
             settings: header.settings,
             clock: header.clock,
             token_counter: header.token_counter,
@@ -276,4 +293,87 @@ fn read_u32(from: &mut impl Read) -> Result<u32, ReadError> {
 
 fn damaged(what: String) -> ReadError {
     ReadError::Damaged { what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(table: &LockTable) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        table.freeze().write(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_state_is_read_back_and_what_follows_it_is_left_alone() {
+        let bytes = [encoded(&LockTable::new()), b"more".to_vec()].concat();
+        let mut from = bytes.as_slice();
+        let table = LockTable::read(&mut from).unwrap();
+        assert_eq!(from, b"more");
+        assert_eq!(encoded(&table), encoded(&LockTable::new()));
+    }
+
+    #[test]
+    fn something_else_is_not_taken_for_a_lock_table() {
+        let error = LockTable::read(&mut b"SQLite format 3\0".as_slice()).unwrap_err();
+        assert!(matches!(error, ReadError::NotALockTable), "{error}");
+    }
+
+    #[test]
+    fn another_format_is_refused_by_its_number() {
+        let mut bytes = encoded(&LockTable::new());
+        bytes[MAGIC.len()] = 9;
+        let error = LockTable::read(&mut bytes.as_slice()).unwrap_err();
+        assert!(
+            matches!(error, ReadError::UnknownFormat { found: 9 }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn another_model_version_is_refused_by_its_number() {
+        let mut bytes = Vec::new();
+        let founding = Some((ClusterId([1; 16]), 9));
+        let (settings, clock, token_counter, last_position) = Default::default();
+        let (leases, waits, tombstones, events) = Default::default();
+        bytes.extend(MAGIC);
+        bytes.extend(FORMAT.to_le_bytes());
+        let mut writer = Writer {
+            to: &mut bytes,
+            record: Vec::new(),
+        };
+        let header = Header {
+            founding,
+            settings,
+            clock,
+            token_counter,
+            last_position,
+            leases,
+            waits,
+            tombstones,
+            events,
+        };
+        writer.record(&header).unwrap();
+        let error = LockTable::read(&mut bytes.as_slice()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ReadError::UnknownModelVersion(UnknownModelVersion(9))
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_record_that_claims_to_be_huge_is_refused_without_room_being_made_for_it() {
+        let mut bytes = encoded(&LockTable::new());
+        let length = MAGIC.len() + 4;
+        bytes[length..length + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = LockTable::read(&mut bytes.as_slice()).unwrap_err();
+        assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+        bytes[length..length + 4].copy_from_slice(&RECORD_MAX_BYTES.to_le_bytes());
+        let error = LockTable::read(&mut bytes.as_slice()).unwrap_err();
+        assert!(matches!(error, ReadError::Io(_)), "{error}");
+    }
 }

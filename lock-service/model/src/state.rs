@@ -42,7 +42,7 @@ pub struct LockTable {
 }
 
 /// What a founded state is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Founding {
     pub(crate) cluster_id: ClusterId,
     pub(crate) model_version: ModelVersion,
