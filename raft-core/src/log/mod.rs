@@ -278,7 +278,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut state = self.shared.state.write();
             state.tail.truncate(first_removed);
-            state.last = last.max(state.purged);
+            state.last = last.min(state.last).max(state.purged);
         }
         let (done, wait) = oneshot::channel();
         self.writer.send(Job::Truncate {
