@@ -16,7 +16,6 @@
 //! (`index.ordinal`), lease secrets and ids are 32 lower-case hexadecimal digits.
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
 
 mod acquire;
 mod cluster;
