@@ -376,11 +376,11 @@ impl<M: StateMachine> Node<M> {
             .map_err(|fatal| fatal.to_string())
     }
 
-    /// Stops: no more peers are served, raft ends, the log is synced and closed.
+    /// Stops: raft ends, the log is synced and closed. What is proposed later is refused.
     ///
     /// # Errors
     /// When the last sync fails; everything acknowledged was durable before.
-    pub async fn stop(self) -> std::io::Result<()> {
+    pub async fn stop(&self) -> std::io::Result<()> {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }

@@ -1,0 +1,290 @@
+//! Settings of one node: flag over `PALISADE_*` over file over default. Nothing here can change what
+//! the state machine answers.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use lock_api::{DEFAULT_HTTP_PORT, DEFAULT_PEER_PORT};
+use serde::Deserialize;
+
+const DEFAULT_DATA_DIR: &str = "./palisade-data";
+
+/// Flags of `palisaded serve`. The same names, with underscores, are keys of the TOML file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeArgs {
+    /// TOML file with any of these settings
+    #[arg(long, env = "PALISADE_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Name that people see [default: the advertised peer address]
+    #[arg(long, env = "PALISADE_NAME")]
+    pub name: Option<String>,
+
+    /// Where identity, log and snapshots live [default: ./palisade-data]
+    #[arg(long, env = "PALISADE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Address to serve the HTTP API on [default: 127.0.0.1:7101]
+    #[arg(long, env = "PALISADE_LISTEN_HTTP", value_name = "ADDR:PORT")]
+    pub listen_http: Option<SocketAddr>,
+
+    /// Address to serve peers on [default: 127.0.0.1:7201]
+    #[arg(long, env = "PALISADE_LISTEN_PEER", value_name = "ADDR:PORT")]
+    pub listen_peer: Option<SocketAddr>,
+
+    /// Where clients reach this node [default: the HTTP listen address]
+    #[arg(long, env = "PALISADE_ADVERTISE_HTTP", value_name = "HOST:PORT")]
+    pub advertise_http: Option<String>,
+
+    /// Where peers reach this node [default: the peer listen address]
+    #[arg(long, env = "PALISADE_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
+
+    /// All founding members' peer addresses, the same list in the same order on every node; not
+    /// needed any more once the cluster is founded
+    #[arg(
+        long,
+        env = "PALISADE_INITIAL_PEERS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,…"
+    )]
+    pub initial_peers: Option<Vec<String>>,
+
+    /// Listen beyond loopback although nobody is authenticated and nothing is encrypted
+    #[arg(
+        long,
+        env = "PALISADE_INSECURE",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub insecure: Option<bool>,
+
+    /// Take a snapshot after this many log entries [default: 50000]
+    #[arg(long, env = "PALISADE_SNAPSHOT_AFTER_ENTRIES", value_name = "N")]
+    pub snapshot_after_entries: Option<u64>,
+
+    /// Entries to keep in the log behind a snapshot [default: 10000]
+    #[arg(long, env = "PALISADE_KEEP_ENTRIES", value_name = "N")]
+    pub keep_entries: Option<u64>,
+
+    /// Check the model's invariants after every entry and stop when one is broken (slow; for tests)
+    #[arg(
+        long,
+        env = "PALISADE_CHECK_INVARIANTS",
+        hide = true,
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub check_invariants: Option<bool>,
+
+    /// Found a cluster of one (used by `palisaded dev --nodes 1`)
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub alone: bool,
+
+    /// Stop when standard input ends, so that no node outlives the `dev` that started it
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub stop_with_stdin: bool,
+
+    /// Never sync the log: acknowledged writes are lost in a power cut. Exists for the test that
+    /// shows that the power-cut test notices
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub unsafe_no_sync: bool,
+}
+
+/// Settings, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// Name that people see.
+    pub name: String,
+    /// Where identity, log and snapshots live.
+    pub data_dir: PathBuf,
+    /// Where to serve the HTTP API.
+    pub listen_http: SocketAddr,
+    /// Where to serve peers.
+    pub listen_peer: SocketAddr,
+    /// Where clients reach this node.
+    pub advertise_http: String,
+    /// Where peers reach this node.
+    pub advertise_peer: String,
+    /// The founding members; empty when nothing is to be founded with others.
+    pub initial_peers: Vec<String>,
+    /// Found a cluster of one.
+    pub alone: bool,
+    /// See `raft_core::Config`; `None` for its default.
+    pub snapshot_after_entries: Option<u64>,
+    /// See `raft_core::Config`; `None` for its default.
+    pub keep_entries: Option<u64>,
+    /// Check invariants after every entry.
+    pub check_invariants: bool,
+    /// Stop when standard input ends.
+    pub stop_with_stdin: bool,
+    /// Never sync.
+    pub unsafe_no_sync: bool,
+}
+
+/// What is wrong with the settings, and how to mend it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ServeArgs {
+    /// Reads the file, if one is named, fills in the defaults and checks the whole.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
+        let file = match &self.config {
+            None => Self::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    ConfigError(format!("--config {}: {error}", path.display()))
+                })?;
+                toml::from_str(&text).map_err(|error| {
+                    ConfigError(format!("--config {}: {error}", path.display()))
+                })?
+            }
+        };
+        let listen = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let listen_http = self
+            .listen_http
+            .or(file.listen_http)
+            .unwrap_or_else(|| listen(DEFAULT_HTTP_PORT));
+        let listen_peer = self
+            .listen_peer
+            .or(file.listen_peer)
+            .unwrap_or_else(|| listen(DEFAULT_PEER_PORT));
+        let insecure = self.insecure.or(file.insecure).unwrap_or(false);
+        for (flag, address) in [("--listen-http", listen_http), ("--listen-peer", listen_peer)] {
+            if !address.ip().is_loopback() && !insecure {
+                return Err(ConfigError(format!(
+                    "{flag} {address} is not a loopback address, and this version authenticates \
+                     nobody: whoever reaches it can take and release locks. Listen on 127.0.0.1, \
+                     or give --insecure where the network is trusted"
+                )));
+            }
+        }
+        let advertise_http = advertise(
+            "--advertise-http",
+            self.advertise_http.or(file.advertise_http),
+            listen_http,
+        )?;
+        let advertise_peer = advertise(
+            "--advertise-peer",
+            self.advertise_peer.or(file.advertise_peer),
+            listen_peer,
+        )?;
+        Ok(ServeConfig {
+            name: self
+                .name
+                .or(file.name)
+                .unwrap_or_else(|| advertise_peer.clone()),
+            data_dir: self
+                .data_dir
+                .or(file.data_dir)
+                .unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            listen_http,
+            listen_peer,
+            advertise_http,
+            advertise_peer,
+            initial_peers: self
+                .initial_peers
+                .or(file.initial_peers)
+                .unwrap_or_default(),
+            alone: self.alone,
+            snapshot_after_entries: self
+                .snapshot_after_entries
+                .or(file.snapshot_after_entries),
+            keep_entries: self.keep_entries.or(file.keep_entries),
+            check_invariants: self
+                .check_invariants
+                .or(file.check_invariants)
+                .unwrap_or(false),
+            stop_with_stdin: self.stop_with_stdin,
+            unsafe_no_sync: self.unsafe_no_sync,
+        })
+    }
+}
+
+fn advertise(
+    flag: &str,
+    given: Option<String>,
+    listen: SocketAddr,
+) -> Result<String, ConfigError> {
+    match given {
+        Some(address) => match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address),
+            _ => Err(ConfigError(format!(
+                "{flag} {address}: expected HOST:PORT, for example db1.example:7201"
+            ))),
+        },
+        None if listen.ip().is_unspecified() => Err(ConfigError(format!(
+            "{flag} is needed: others cannot reach {listen}; give the address under which they \
+             can reach this host"
+        ))),
+        None => Ok(listen.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_loopback_and_the_documented_ports() {
+        let config = ServeArgs::default().resolve().unwrap();
+        assert_eq!(config.listen_http.to_string(), "127.0.0.1:7101");
+        assert_eq!(config.advertise_peer, "127.0.0.1:7201");
+        assert_eq!(config.data_dir, PathBuf::from("./palisade-data"));
+    }
+
+    #[test]
+    fn an_address_beyond_loopback_needs_insecure_and_a_wildcard_an_advertised_address() {
+        let mut args = ServeArgs {
+            listen_http: Some("0.0.0.0:7101".parse().unwrap()),
+            ..ServeArgs::default()
+        };
+        let error = args.clone().resolve().unwrap_err().to_string();
+        assert!(error.contains("--listen-http") && error.contains("--insecure"));
+        args.insecure = Some(true);
+        let error = args.clone().resolve().unwrap_err().to_string();
+        assert!(error.contains("--advertise-http is needed"), "{error}");
+        args.advertise_http = Some("a.example:7101".to_owned());
+        assert_eq!(args.resolve().unwrap().advertise_http, "a.example:7101");
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "name = \"from-file\"\ndata_dir = \"/from/file\"").unwrap();
+        let config = ServeArgs {
+            config: Some(file.path().to_owned()),
+            name: Some("from-flag".to_owned()),
+            ..ServeArgs::default()
+        }
+        .resolve()
+        .unwrap();
+        assert_eq!(config.name, "from-flag");
+        assert_eq!(config.data_dir, PathBuf::from("/from/file"));
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_refused_by_name() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "data_dri = \"/typo\"").unwrap();
+        let args = ServeArgs {
+            config: Some(file.path().to_owned()),
+            ..ServeArgs::default()
+        };
+        let error = args.resolve().unwrap_err().to_string();
+        assert!(error.contains("data_dri"), "{error}");
+    }
+}

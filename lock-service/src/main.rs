@@ -1,0 +1,115 @@
+//! `palisaded`: parses, sets up logging, and runs a node or a development cluster.
+#![forbid(unsafe_code)]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lock_service::config::ServeArgs;
+use lock_service::dev::{self, DevArgs};
+use lock_service::server::{self, Listeners};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Exit status for bad settings.
+const USAGE: u8 = 2;
+/// Exit status for a node that cannot start, or has failed.
+const FAILED: u8 = 1;
+/// openraft reports every failed heartbeat to a peer that is down; its warnings are on request.
+const DEFAULT_LOG: &str = "info,openraft=error";
+
+/// A distributed lock service: leases with fencing tokens, replicated by Raft
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one node
+    Serve(Box<ServeArgs>),
+    /// Run a cluster on this machine, for trying things out
+    Dev(DevArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_logging();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &error),
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve(*args).await,
+            Command::Dev(args) => match dev::run(args, terminated()).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(FAILED, &error),
+            },
+        }
+    })
+}
+
+async fn serve(args: ServeArgs) -> ExitCode {
+    let config = match args.resolve() {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let stop_with_stdin = config.stop_with_stdin;
+    let shutdown = async move {
+        tokio::select! {
+            () = terminated() => {}
+            () = stdin_ended(), if stop_with_stdin => {}
+        }
+    };
+    let served = async {
+        let listeners = Listeners::bind(&config).await?;
+        server::run(config, listeners, shutdown).await
+    };
+    match served.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, &error),
+    }
+}
+
+fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::from(status)
+}
+
+/// Human on a terminal, JSON otherwise; always on standard error. `PALISADE_LOG` filters.
+fn init_logging() {
+    let filter = EnvFilter::try_from_env("PALISADE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}
+
+async fn terminated() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        tracing::error!("signals cannot be handled; only kill -9 will stop this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn stdin_ended() {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = [0; 256];
+    while matches!(stdin.read(&mut buffer).await, Ok(read) if read > 0) {}
+}

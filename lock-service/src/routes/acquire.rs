@@ -1,0 +1,75 @@
+//! Take a lock, give it back, give up waiting for it.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use lock_api::{
+    AcquireRequest, CancelRequest, MAX_HTTP_WAIT_MS, MAX_TOKENS_PER_RELEASE, ReleaseRequest,
+};
+
+use super::extract::{JsonBody, Terms};
+use super::{App, Reply, reply};
+use crate::problem::invalid;
+use crate::service::Acquired;
+
+/// `POST /v1/acquire`
+pub async fn acquire(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBody(request): JsonBody<AcquireRequest>,
+) -> Reply {
+    // The wait comes on top of the time-out, unless the client set one that is to cover both; then
+    // its end answers 202 while the request keeps its place.
+    let wait = Duration::from_millis(request.wait_ms.min(MAX_HTTP_WAIT_MS));
+    let answer_deadline = match terms.timeout_is_default {
+        true => terms.deadline() + wait,
+        false => terms.deadline(),
+    };
+    let acquired = app
+        .service()?
+        .acquire(request, terms.deadline(), answer_deadline)
+        .await?;
+    Ok(match acquired {
+        Acquired::Granted(granted) => reply(granted.position, granted),
+        Acquired::Queued(queued) => {
+            (StatusCode::ACCEPTED, reply(queued.position, queued)).into_response()
+        }
+    })
+}
+
+/// `POST /v1/release`
+pub async fn release(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBody(request): JsonBody<ReleaseRequest>,
+) -> Reply {
+    let Some(tokens) = request.targets() else {
+        return Err(invalid(
+            Some("token"),
+            format!(
+                "`token`: send either `token`, or `tokens` with 1 to {MAX_TOKENS_PER_RELEASE} of \
+                 them"
+            ),
+        ));
+    };
+    let released = app
+        .service()?
+        .release(&request.lease, tokens, terms.deadline())
+        .await?;
+    Ok(reply(released.position, released))
+}
+
+/// `POST /v1/cancel`
+pub async fn cancel(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBody(request): JsonBody<CancelRequest>,
+) -> Reply {
+    let cancelled = app
+        .service()?
+        .cancel(&request.lease, &request.request_id, terms.deadline())
+        .await?;
+    Ok(reply(cancelled.position, cancelled))
+}

@@ -1,0 +1,108 @@
+//! The cluster, its members, and whether this node serves.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use futures::future::join_all;
+use lock_api::{
+    ClusterId, ClusterResponse, Consistency, ErrorCode, LeaderView, MemberRole, MemberView, NodeId,
+    ReadyResponse, VersionResponse,
+};
+use raft_core::{MemberStatus, Role};
+
+use super::extract::Terms;
+use super::{App, Reply, reply};
+use crate::problem::unavailable;
+use crate::service::wire;
+
+/// A member that does not say how far it is within this is shown as unreachable.
+const MEMBER_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// `GET /v1/cluster`
+pub async fn cluster(State(app): State<App>) -> Reply {
+    let node = app.service()?.node();
+    let status = node.status();
+    let members = join_all(status.members.iter().map(|member| async move {
+        let progress = node.progress_of(member.node, MEMBER_TIMEOUT).await;
+        let name = |member: &MemberStatus| member.member.name.clone();
+        MemberView {
+            node_id: NodeId(member.node.0),
+            name: name(member),
+            voter: member.voter,
+            http_address: member.member.service_address.clone(),
+            peer_address: member.member.peer_address.clone(),
+            reachable: progress.is_some(),
+            role: progress.as_ref().map(|progress| role(progress.role)),
+            term: progress.as_ref().map(|progress| progress.term),
+            last_log_index: progress.as_ref().and_then(|own| own.last_log_index),
+            committed_index: progress.as_ref().and_then(|own| own.committed_index),
+            applied_index: progress.as_ref().and_then(|own| own.applied_index),
+            snapshot_index: progress.as_ref().and_then(|own| own.snapshot_index),
+            purged_index: progress.as_ref().and_then(|own| own.purged_index),
+            version: None,
+        }
+    }));
+    let body = ClusterResponse {
+        cluster_id: ClusterId(node.cluster_id().to_string()),
+        answered_by: NodeId(status.node.0),
+        leader: status.leader().map(|leader| LeaderView {
+            node_id: NodeId(leader.node.0),
+            name: leader.member.name.clone(),
+        }),
+        term: status.progress.term,
+        members: members.await,
+    };
+    Ok(Json(body).into_response())
+}
+
+fn role(role: Role) -> MemberRole {
+    match role {
+        Role::Leader => MemberRole::Leader,
+        Role::Follower => MemberRole::Follower,
+        Role::Candidate => MemberRole::Candidate,
+        Role::Learner => MemberRole::Learner,
+        Role::Stopped => MemberRole::Stopped,
+    }
+}
+
+/// `GET /healthz`: the process lives. Never asks for a quorum.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: a linearizable read works here.
+pub async fn readyz(State(app): State<App>, terms: Terms) -> Reply {
+    let service = app.service()?;
+    service
+        .freshen(Consistency::Linearizable, terms.min_position, terms.deadline())
+        .await?;
+    let (founded, position) = service.node().read(|machine| {
+        let table = &machine.table;
+        (table.cluster_id().is_some(), table.last_position())
+    });
+    if !founded {
+        return Err(unavailable(
+            ErrorCode::NoLeader,
+            "the cluster has a leader that has not made its lock table yet; try again in a moment",
+        ));
+    }
+    let position = wire::position(position);
+    Ok(reply(
+        position,
+        ReadyResponse {
+            ready: true,
+            position,
+        },
+    ))
+}
+
+/// `GET /version`
+pub async fn version() -> Json<VersionResponse> {
+    Json(VersionResponse {
+        program: "palisaded".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        api_version: 1,
+    })
+}

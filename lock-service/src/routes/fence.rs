@@ -1,0 +1,47 @@
+//! Is this token still the newest of its lock?
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use lock_api::{FenceQuery, FenceResponse, FenceVerdict};
+use lock_model::{Fence, Token};
+
+use super::extract::{Terms, UrlQuery};
+use super::{App, Reply, reply};
+use crate::service::wire;
+
+/// `GET /v1/fence`
+pub async fn fence(
+    State(app): State<App>,
+    terms: Terms,
+    UrlQuery(query): UrlQuery<FenceQuery>,
+) -> Reply {
+    let lock = wire::model_lock(&query.lock)?;
+    let service = app.service()?;
+    let stale_by_ms = service
+        .freshen(
+            query.consistency.unwrap_or_default(),
+            terms.min_position,
+            terms.deadline(),
+        )
+        .await?;
+    let (fence, position) = service.node().read(|machine| {
+        let table = &machine.table;
+        let fence = table.fence(&lock, Token(query.token.0));
+        (fence, wire::position(table.last_position()))
+    });
+    let verdict = match fence {
+        Fence::Current => FenceVerdict::Current,
+        Fence::Superseded => FenceVerdict::Superseded,
+        Fence::Unknown => FenceVerdict::Unknown,
+    };
+    let status = StatusCode::from_u16(verdict.status()).unwrap_or(StatusCode::NOT_FOUND);
+    let body = FenceResponse {
+        verdict,
+        lock: query.lock,
+        token: query.token,
+        position,
+        stale_by_ms,
+    };
+    Ok((status, reply(position, body)).into_response())
+}

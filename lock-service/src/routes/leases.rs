@@ -1,0 +1,192 @@
+//! Leases: renew, make, end, list, inspect.
+
+use axum::extract::{Path, State};
+use lock_api::{
+    CreateLeaseRequest, ErrorCode, LeaseId, LeasePage, LeaseQuery, LeaseResponse, LeaseView,
+    LeaseWait, LeasesQuery, LockMode, MAX_LEASES_PER_RENEW, MAX_PAGE_SIZE, Problem,
+    RenewManyResponse, RenewRequest, RenewResponse, RevokeLeaseRequest,
+};
+use lock_model::{Origin, Timestamp};
+
+use super::extract::{JsonBody, Terms, UrlQuery};
+use super::{App, Reply, reply};
+use crate::problem::{Failure, invalid};
+use crate::service::wire;
+
+/// `POST /v1/renew`
+pub async fn renew(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBody(request): JsonBody<RenewRequest>,
+) -> Reply {
+    let Some(secrets) = request.targets() else {
+        return Err(invalid(
+            Some("lease"),
+            format!(
+                "`lease`: send either `lease`, or `leases` with 1 to {MAX_LEASES_PER_RENEW} of them"
+            ),
+        ));
+    };
+    let answers = app.service()?.renew(secrets, terms.deadline()).await?;
+    let Some((_, position)) = answers.first() else {
+        return Err(Problem::new(ErrorCode::Internal, "a renewal was not answered").into());
+    };
+    let position = wire::position(*position);
+    let mut answers: Vec<_> = answers.into_iter().map(|(answer, _)| answer).collect();
+    if request.lease.is_none() {
+        let leases = answers;
+        return Ok(reply(position, RenewManyResponse { leases, position }));
+    }
+    let answer = answers.remove(0);
+    match (answer.renewal, answer.problem) {
+        (Some(renewal), _) => Ok(reply(
+            position,
+            RenewResponse {
+                lease_id: answer.lease_id,
+                renewal,
+                position,
+            },
+        )),
+        (None, Some(problem)) => Err(problem.into()),
+        (None, None) => Err(Problem::new(ErrorCode::Internal, "a renewal has no answer").into()),
+    }
+}
+
+/// `POST /v1/leases`
+pub async fn create(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBody(request): JsonBody<CreateLeaseRequest>,
+) -> Reply {
+    let created = app
+        .service()?
+        .create_lease(&request, terms.deadline())
+        .await?;
+    Ok(reply(created.position, created))
+}
+
+/// `POST /v1/leases/revoke`
+pub async fn revoke(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBody(request): JsonBody<RevokeLeaseRequest>,
+) -> Reply {
+    let revoked = app
+        .service()?
+        .revoke(&request.lease, terms.deadline())
+        .await?;
+    Ok(reply(revoked.position, revoked))
+}
+
+/// `GET /v1/leases`
+pub async fn list(
+    State(app): State<App>,
+    terms: Terms,
+    UrlQuery(query): UrlQuery<LeasesQuery>,
+) -> Reply {
+    let size = page_size(query.page_size)?;
+    let after = query.cursor.as_deref().map(lease_id).transpose()?;
+    let service = app.service()?;
+    let stale_by_ms = service
+        .freshen(
+            query.consistency.unwrap_or_default(),
+            terms.min_position,
+            terms.deadline(),
+        )
+        .await?;
+    let (mut leases, position) = service.node().read(|machine| {
+        let table = &machine.table;
+        let leases: Vec<_> = table
+            .leases(after)
+            .take(size + 1)
+            .map(|lease| view(&lease, table.clock()))
+            .collect();
+        (leases, wire::position(table.last_position()))
+    });
+    let more = leases.len() > size;
+    leases.truncate(size);
+    let next_cursor = leases.last().filter(|_| more);
+    let page = LeasePage {
+        next_cursor: next_cursor.map(|lease| lease.lease_id.to_string()),
+        leases,
+        position,
+        stale_by_ms,
+    };
+    Ok(reply(position, page))
+}
+
+/// `GET /v1/leases/{id}`
+pub async fn inspect(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    terms: Terms,
+    UrlQuery(query): UrlQuery<LeaseQuery>,
+) -> Reply {
+    let id = lease_id(&id)?;
+    let service = app.service()?;
+    let stale_by_ms = service
+        .freshen(
+            query.consistency.unwrap_or_default(),
+            terms.min_position,
+            terms.deadline(),
+        )
+        .await?;
+    let (lease, position) = service.node().read(|machine| {
+        let table = &machine.table;
+        let lease = table.lease(id).map(|lease| view(&lease, table.clock()));
+        (lease, wire::position(table.last_position()))
+    });
+    let Some(lease) = lease else {
+        let mut problem = Problem::new(
+            ErrorCode::LeaseNotFound,
+            "no such lease is live; it may have ended, or the id may be wrong (it is not the \
+             secret)",
+        );
+        problem.position = Some(position);
+        return Err(problem.into());
+    };
+    let response = LeaseResponse {
+        lease,
+        position,
+        stale_by_ms,
+    };
+    Ok(reply(position, response))
+}
+
+fn lease_id(text: &str) -> Result<lock_model::LeaseId, Failure> {
+    text.parse::<LeaseId>()
+        .map(|id| lock_model::LeaseId(id.to_bytes()))
+        .map_err(|error| invalid(Some("id"), format!("`id`: {error}")))
+}
+
+/// Entries of one page.
+pub(super) fn page_size(asked: Option<u64>) -> Result<usize, Failure> {
+    let size = asked.unwrap_or(MAX_PAGE_SIZE);
+    if !(1..=MAX_PAGE_SIZE).contains(&size) {
+        let detail = format!("`page_size`: expected 1 to {MAX_PAGE_SIZE}");
+        return Err(invalid(Some("page_size"), detail));
+    }
+    Ok(size as usize)
+}
+
+fn view(lease: &lock_model::LeaseView, clock: Timestamp) -> LeaseView {
+    let waits = lease.waits.iter().flat_map(|wait| {
+        wait.locks.iter().filter_map(move |lock| {
+            Some(LeaseWait {
+                lock: wire::lock_name(lock)?,
+                mode: LockMode::Exclusive,
+                queued_position: wire::position(wait.queued_position),
+                wait_remaining_ms: clock.ms_until(wait.deadline),
+            })
+        })
+    });
+    LeaseView {
+        lease_id: wire::lease_id(lease.lease),
+        owner: wire::owner(&lease.owner),
+        ttl_ms: lease.ttl_ms,
+        remaining_ms: clock.ms_until(lease.deadline),
+        explicit: lease.origin == Origin::Explicit,
+        holds: wire::holds(&lease.holds),
+        waits: waits.collect(),
+    }
+}

@@ -1,0 +1,92 @@
+//! The HTTP API: one file per resource. Routes decode, ask the service, and encode; they decide
+//! nothing.
+
+mod acquire;
+mod cluster;
+mod extract;
+mod fence;
+mod leases;
+mod locks;
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::Json;
+use lock_api::{ErrorCode, POSITION_HEADER, Position, Problem, path};
+use serde::Serialize;
+
+use crate::problem::{Failure, unavailable};
+use crate::service::Service;
+
+/// The service, once this node is a member of a cluster.
+#[derive(Clone, Default)]
+pub struct App {
+    service: Arc<OnceLock<Arc<Service>>>,
+}
+
+impl App {
+    /// From now on requests are served. Only the first call counts.
+    pub fn serve(&self, service: Arc<Service>) {
+        let _ = self.service.set(service);
+    }
+
+    fn service(&self) -> Result<&Arc<Service>, Failure> {
+        self.service.get().ok_or_else(|| {
+            unavailable(
+                ErrorCode::NoLeader,
+                "this node waits for its peers to found the cluster; its log says for whom",
+            )
+        })
+    }
+}
+
+type Reply = Result<Response, Failure>;
+
+/// A successful answer, with the position at which it is true.
+fn reply(position: Position, body: impl Serialize) -> Response {
+    let mut response = Json(body).into_response();
+    if let Ok(value) = HeaderValue::from_str(&position.to_string()) {
+        response.headers_mut().insert(POSITION_HEADER, value);
+    }
+    response
+}
+
+/// All routes.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route(path::ACQUIRE, post(acquire::acquire))
+        .route(path::RELEASE, post(acquire::release))
+        .route(path::CANCEL, post(acquire::cancel))
+        .route(path::RENEW, post(leases::renew))
+        .route(path::LEASES, post(leases::create).get(leases::list))
+        .route(path::REVOKE_LEASE, post(leases::revoke))
+        .route(&format!("{}/{{id}}", path::LEASES), get(leases::inspect))
+        .route(path::LOCKS, get(locks::locks))
+        .route(path::FENCE, get(fence::fence))
+        .route(path::CLUSTER, get(cluster::cluster))
+        .route(path::HEALTHZ, get(cluster::healthz))
+        .route(path::READYZ, get(cluster::readyz))
+        .route(path::VERSION, get(cluster::version))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+}
+
+async fn not_found() -> Failure {
+    Problem::new(
+        ErrorCode::NotFound,
+        "there is no such path; the API lies under /v1",
+    )
+    .into()
+}
+
+async fn method_not_allowed() -> Failure {
+    Problem::new(
+        ErrorCode::MethodNotAllowed,
+        "this path has another method: changes are POST with a JSON body, reads are GET",
+    )
+    .into()
+}

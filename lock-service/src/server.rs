@@ -1,0 +1,192 @@
+//! Runs one node: peers, HTTP, ticker, until told to stop or until it fails.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use raft_core::{Config, Member, Node, Start, StartError, SyncPolicy};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::clock::ClusterClock;
+use crate::config::ServeConfig;
+use crate::machine::{LockMachine, Surroundings};
+use crate::routes::{App, router};
+use crate::service::Service;
+use crate::ticker::Ticker;
+
+/// Requests under way have this long to end when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a server ended otherwise than by being told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}; is another process using it?")]
+    Listen {
+        /// Which address.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The node cannot start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// The node failed while it ran. It must not go on: what it holds may not be durable.
+    #[error("this node has failed and stops: {0}")]
+    Failed(String),
+    /// The HTTP server failed, or the log could not be closed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The sockets of a node.
+pub struct Listeners {
+    /// For clients.
+    pub http: TcpListener,
+    /// For peers.
+    pub peer: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the settings name.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub async fn bind(config: &ServeConfig) -> Result<Self, ServeError> {
+        let bind = async |address: std::net::SocketAddr| {
+            TcpListener::bind(address)
+                .await
+                .map_err(|error| ServeError::Listen {
+                    address: address.to_string(),
+                    error,
+                })
+        };
+        Ok(Self {
+            http: bind(config.listen_http).await?,
+            peer: bind(config.listen_peer).await?,
+        })
+    }
+}
+
+/// Serves until `shutdown` resolves or the node fails. HTTP answers from the start: 503 until this
+/// node is a member of a cluster.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn run(
+    config: ServeConfig,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let app = App::default();
+    let (stop_http, stopping) = tokio::sync::oneshot::channel::<()>();
+    let listener = listeners.http.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a client's connection keeps delaying small packets");
+        }
+    });
+    let http = axum::serve(listener, router(app.clone())).with_graceful_shutdown(async {
+        // An error means that the sender is gone, which also means to stop.
+        let _ = stopping.await;
+    });
+    let http = tokio::spawn(http.into_future());
+
+    tokio::pin!(shutdown);
+    let started = tokio::select! {
+        started = start_node(&config, listeners.peer) => Some(started?),
+        () = &mut shutdown => None,
+    };
+    let mut failure = None;
+    if let Some((node, surroundings)) = started {
+        let service = Arc::new(Service::new(node.clone(), surroundings.waiters.clone()));
+        let ticker = tokio::spawn(
+            Ticker {
+                node: node.clone(),
+                clock: surroundings.clock,
+                alarm: surroundings.alarm,
+            }
+            .run(),
+        );
+        app.serve(service);
+        tracing::info!(
+            name = config.name,
+            node = %node.id(),
+            cluster = %node.cluster_id(),
+            http = config.advertise_http,
+            "serving"
+        );
+        tokio::select! {
+            () = &mut shutdown => tracing::info!("stopping"),
+            why = node.failed() => failure = Some(why),
+        }
+        ticker.abort();
+        let _ = stop_http.send(());
+        if failure.is_none() {
+            drain(http).await?;
+        }
+        stop_node(&node).await?;
+    } else {
+        let _ = stop_http.send(());
+        drain(http).await?;
+    }
+    match failure {
+        None => Ok(()),
+        Some(why) => Err(ServeError::Failed(why)),
+    }
+}
+
+async fn drain(http: tokio::task::JoinHandle<io::Result<()>>) -> Result<(), ServeError> {
+    match timeout(DRAIN_TIMEOUT, http).await {
+        Ok(Ok(ended)) => Ok(ended?),
+        Ok(Err(error)) => Err(io::Error::other(error).into()),
+        Err(_) => {
+            tracing::info!("some requests did not end in time and are cut off");
+            Ok(())
+        }
+    }
+}
+
+async fn stop_node(node: &Node<LockMachine>) -> Result<(), ServeError> {
+    node.stop().await.map_err(|error| {
+        ServeError::Failed(format!("the log could not be closed cleanly: {error}"))
+    })
+}
+
+async fn start_node(
+    config: &ServeConfig,
+    listener: TcpListener,
+) -> Result<(Arc<Node<LockMachine>>, Surroundings), StartError> {
+    let member = Member {
+        name: config.name.clone(),
+        peer_address: config.advertise_peer.clone(),
+        service_address: config.advertise_http.clone(),
+    };
+    let start = match (config.alone, config.initial_peers.is_empty()) {
+        (true, _) => Start::Alone,
+        (false, true) => Start::Existing,
+        (false, false) => Start::InitialPeers(config.initial_peers.clone()),
+    };
+    let mut raft = Config::new(&config.data_dir, member, start);
+    if let Some(entries) = config.snapshot_after_entries {
+        raft.snapshot_after_entries = entries;
+    }
+    if let Some(entries) = config.keep_entries {
+        raft.keep_entries = entries;
+    }
+    if config.unsafe_no_sync {
+        tracing::warn!("the log is never synced: acknowledged writes are lost in a power cut");
+        raft.sync = SyncPolicy::Never;
+    }
+    let surroundings = Surroundings {
+        check_invariants: config.check_invariants,
+        ..Surroundings::default()
+    };
+    let machine = LockMachine::new(surroundings.clone());
+    let clock = ClusterClock::new(surroundings.clock.clone());
+    let node = Node::start(raft, listener, machine, clock).await?;
+    Ok((Arc::new(node), surroundings))
+}

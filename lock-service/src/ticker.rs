@@ -1,0 +1,84 @@
+//! The leader's care for time: founds the lock table, and commits often enough while anything is
+//! pending that a failover loses little of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lock_model::{ClusterId, Command, ModelVersion, Settings};
+use raft_core::Node;
+
+use crate::clock::{AppliedClock, token_floor};
+use crate::machine::{Alarm, LockMachine};
+
+/// While a deadline is pending the leader commits at least this often: a failover extends leases by
+/// no more than that, and the time without a leader.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(400);
+/// How often a node that does not lead, or has nothing pending, looks again on its own.
+const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs on every node for its life; acts only on the leader.
+pub struct Ticker {
+    pub node: Arc<Node<LockMachine>>,
+    pub clock: AppliedClock,
+    pub alarm: Alarm,
+}
+
+enum Need {
+    Found,
+    Tick,
+    /// Nothing before this long.
+    Rest(Duration),
+}
+
+impl Ticker {
+    pub async fn run(self) {
+        loop {
+            let command = match self.need() {
+                Need::Rest(pause) => {
+                    // Whichever comes first; both only mean to look again.
+                    let _ = tokio::time::timeout(pause, self.alarm.rung()).await;
+                    continue;
+                }
+                Need::Found => Command::Found {
+                    cluster_id: ClusterId(self.node.cluster_id().0.to_be_bytes()),
+                    token_floor: token_floor(),
+                    settings: Settings::default(),
+                    model_version: ModelVersion::LATEST,
+                },
+                Need::Tick => Command::Tick,
+            };
+            let deadline = Instant::now() + PROPOSE_TIMEOUT;
+            if let Err(error) = self.node.propose(&command, deadline).await {
+                tracing::debug!(%error, "cluster time does not move");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    fn need(&self) -> Need {
+        if !self.node.is_leader() {
+            return Need::Rest(IDLE_INTERVAL);
+        }
+        let (founded, next_deadline) = self.node.read(|machine| {
+            (
+                machine.table.cluster_id().is_some(),
+                machine.table.next_deadline(),
+            )
+        });
+        if !founded {
+            return Need::Found;
+        }
+        let Some(next_deadline) = next_deadline else {
+            return Need::Rest(IDLE_INTERVAL);
+        };
+        let due_in = Duration::from_millis(self.clock.estimate().ms_until(next_deadline));
+        let silent = self.clock.last_applied_at().elapsed();
+        let pause = due_in.min(COMMIT_INTERVAL.saturating_sub(silent));
+        if pause.is_zero() {
+            return Need::Tick;
+        }
+        self.alarm.set(next_deadline);
+        Need::Rest(pause)
+    }
+}
