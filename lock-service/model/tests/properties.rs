@@ -234,7 +234,7 @@ fn has_a_backlog(table: &LockTable) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
 
     #[test]
     fn every_entry_keeps_every_promise(settings in settings(), steps in vec(step(), 1..80)) {

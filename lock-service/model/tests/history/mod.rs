@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use lock_model::{
     Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Origin, Outcome,
-    Position, RequestId, Response, Token,
+    Position, RequestId, Response, Timestamp, Token, WaitEnd,
 };
 
 /// All that happened so far, as far as it matters.
@@ -14,9 +14,17 @@ pub struct History {
     last_position: Position,
     last_token: Token,
     holders: BTreeMap<LockName, (LeaseId, Token)>,
-    waiters: BTreeMap<(LockName, Position), (LeaseId, RequestId)>,
+    waiters: BTreeMap<(LockName, Position), Waiter>,
     last_place: BTreeMap<LockName, Position>,
     granted: Vec<(LeaseId, RequestId)>,
+}
+
+/// A request in a queue, as its event told.
+#[derive(Debug, PartialEq)]
+struct Waiter {
+    lease: LeaseId,
+    request: RequestId,
+    deadline: Timestamp,
 }
 
 fn ensure(holds: bool, detail: impl FnOnce() -> String) -> Result<(), String> {
@@ -106,12 +114,17 @@ impl History {
                 lease,
                 request,
                 queued_position,
+                deadline,
                 ..
             } => {
-                let place = (lock.clone(), *queued_position);
+                let waiter = Waiter {
+                    lease: *lease,
+                    request: request.clone(),
+                    deadline: *deadline,
+                };
                 let is_new = self
                     .waiters
-                    .insert(place, (*lease, request.clone()))
+                    .insert((lock.clone(), *queued_position), waiter)
                     .is_none();
                 ensure(is_new, || fail("a place was taken twice"))
             }
@@ -132,8 +145,13 @@ impl History {
                     fail("the queue was overtaken")
                 })?;
                 let waited = self.waiters.remove(&(lock.clone(), *queued_position));
-                let is_same = waited.is_none_or(|waited| waited == (*lease, request.clone()));
-                ensure(is_same, || fail("another request got the place"))?;
+                if let Some(waited) = waited {
+                    let is_same = waited.lease == *lease && waited.request == *request;
+                    ensure(is_same, || fail("another request got the place"))?;
+                    ensure(waited.deadline > after.clock(), || {
+                        fail("a wait was granted at its end")
+                    })?;
+                }
                 let ahead = self
                     .waiters
                     .range((lock.clone(), Position::default())..)
@@ -152,11 +170,16 @@ impl History {
                 lease,
                 request,
                 queued_position,
-                ..
+                reason,
             } => {
                 let waited = self.waiters.remove(&(lock.clone(), *queued_position));
-                ensure(waited == Some((*lease, request.clone())), || {
-                    fail("who did not wait stopped waiting")
+                let waited = waited.filter(|it| it.lease == *lease && it.request == *request);
+                let Some(waited) = waited else {
+                    return Err(fail("who did not wait stopped waiting"));
+                };
+                let is_over = waited.deadline <= after.clock();
+                ensure(is_over || *reason != WaitEnd::TimedOut, || {
+                    fail("a wait timed out too early")
                 })
             }
             EventKind::Released {
@@ -191,11 +214,17 @@ impl History {
                     .into_iter()
                     .map(|it| (name.clone(), (it.lease, it.token))),
             );
-            waiters.extend(
-                lock.queue
-                    .into_iter()
-                    .map(|it| ((name.clone(), it.queued_position), (it.lease, it.request))),
-            );
+            waiters.extend(lock.queue.into_iter().map(|it| {
+                let (lease, request, deadline) = (it.lease, it.request, it.deadline);
+                (
+                    (name.clone(), it.queued_position),
+                    Waiter {
+                        lease,
+                        request,
+                        deadline,
+                    },
+                )
+            }));
         }
         ensure(holders == self.holders, || {
             format!("held {holders:?}, by the events {:?}", self.holders)
