@@ -43,6 +43,7 @@ fn obey(files: &mut HashMap<String, File>, line: &str) -> io::Result<()> {
         ["rename", from, to] => fs::rename(from, to),
         ["unlink", path] => fs::remove_file(path),
         ["mkdir", path] => fs::create_dir(path),
+        ["rmdir", path] => fs::remove_dir(path),
         ["symlink", target, path] => symlink(target, path),
         ["close", path] => {
             files.remove(path);

@@ -58,6 +58,10 @@
 //!   different files and directories. A child process is followed if it inherits the environment.
 //! * On btrfs RocksDB leaves out directory syncs that btrfs does not need; this model needs them.
 //!
+//! Tests find the library that was built last: `cargo test -p power-cut` and
+//! `cargo build --all-targets` build it, while `cargo test -p power-cut --test cuts`, or a test of
+//! another package, takes it as it is.
+//!
 //! The journal and the directory must be on one file system: what is durable is kept alive by hard
 //! links beside the journal (`<journal>.keep`). Linux with glibc on x86-64 or aarch64 only. The
 //! interposed functions make the system call themselves, so a preload library listed after this one

@@ -318,6 +318,36 @@ fn a_new_file_with_a_dead_files_inode_number_inherits_nothing() {
 }
 
 #[test]
+fn a_new_directory_with_a_dead_ones_inode_number_inherits_nothing() {
+    let mut machine = Machine::boot();
+    for round in 0..10 {
+        let script = format!(
+            "mkdir d{round}\n append d{round}/f AAAA\n fsync d{round}/f\n fsync-directory d{round}\n \
+             fsync-directory .\n unlink d{round}/f\n close d{round}/f\n rmdir d{round}"
+        );
+        machine.run(&script);
+    }
+    // On most file systems this gets the number that the last one freed.
+    machine.run("mkdir fresh\n fsync-directory .");
+    machine.cut_power();
+    assert!(machine.path("fresh").exists());
+    assert_eq!(machine.content("fresh/f"), None);
+}
+
+#[test]
+fn what_a_later_process_syncs_is_durable() {
+    let mut machine = Machine::boot();
+    machine.run("append log A\n fsync-directory .\n fsync log\n fsync log\n fsync log");
+    machine.kill();
+    machine.run("append log B\n fsync log\n append new C\n fsync new\n fsync-directory .");
+    machine.cut_power();
+    assert_eq!(
+        (machine.content("log"), machine.content("new")),
+        (some("AB"), some("C"))
+    );
+}
+
+#[test]
 fn a_lying_sync_loses_what_it_acknowledged() {
     let mut machine = Machine::boot_with(Fsync::Lie);
     machine.run("append log AAAA\n fdatasync log\n fsync-directory .");

@@ -66,7 +66,7 @@ impl Shim {
         }
     }
 
-    fn attach(directory: &Path, journal_path: &Path) -> Result<Shim> {
+    pub(super) fn attach(directory: &Path, journal_path: &Path) -> Result<Shim> {
         let directory = directory
             .canonicalize()
             .map_err(Error::io("resolving", directory))?;

@@ -267,3 +267,121 @@ impl Shim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cut;
+    use crate::shim::Span;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+
+    /// Calls the shim by hand, for what a process could only do by chance: change a file while a sync
+    /// of it runs.
+    struct ByHand {
+        folder: tempfile::TempDir,
+        cut: Cut,
+        shim: Shim,
+    }
+
+    impl ByHand {
+        fn begin() -> ByHand {
+            let folder = tempfile::tempdir().unwrap();
+            let (data, journal) = (folder.path().join("data"), folder.path().join("journal"));
+            let cut = Cut::begin(&data, &journal).unwrap();
+            let shim = Shim::attach(&data, &journal).unwrap();
+            ByHand { folder, cut, shim }
+        }
+
+        fn create(&self, name: &str) -> File {
+            File::create(self.folder.path().join("data").join(name)).unwrap()
+        }
+
+        fn begin_sync(&self, file: &File) -> Begun {
+            match self.shim.begin_sync(file.as_raw_fd()) {
+                Syncing::Begun(begun) => begun,
+                Syncing::NotOurs | Syncing::Instead(_) => panic!("{:?}", self.folder),
+            }
+        }
+
+        fn sync(&self, file: &File) {
+            let begun = self.begin_sync(file);
+            self.shim.end_sync(begun, 0, 0);
+        }
+
+        fn write_at(&self, file: &File, offset: u64, text: &str) {
+            let span = Span::At(offset, text.len() as u64);
+            let changing = self.shim.before_change(file.as_raw_fd(), span);
+            file.write_all_at(text.as_bytes(), offset).unwrap();
+            drop(changing);
+        }
+
+        fn sync_folder(&self) {
+            self.sync(&File::open(self.folder.path().join("data")).unwrap());
+        }
+
+        fn content_after_cut(self, name: &str) -> String {
+            drop(self.shim);
+            self.cut.apply().unwrap();
+            fs::read_to_string(self.folder.path().join("data").join(name)).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_is_overwritten_while_its_first_sync_runs_is_put_back() {
+        let by_hand = ByHand::begin();
+        let file = by_hand.create("log");
+        by_hand.write_at(&file, 0, "AAAA");
+        by_hand.sync_folder();
+        let begun = by_hand.begin_sync(&file);
+        by_hand.write_at(&file, 1, "BB");
+        by_hand.write_at(&file, 4, "CC");
+        by_hand.shim.end_sync(begun, 0, 0);
+        assert_eq!(by_hand.content_after_cut("log"), "AAAA");
+    }
+
+    #[test]
+    fn what_a_longer_running_sync_covers_stays_protected_when_a_shorter_one_ends() {
+        let by_hand = ByHand::begin();
+        let file = by_hand.create("log");
+        by_hand.write_at(&file, 0, "AAAA");
+        by_hand.sync_folder();
+        let first = by_hand.begin_sync(&file);
+        by_hand.write_at(&file, 4, "BBBB");
+        let second = by_hand.begin_sync(&file);
+        by_hand.shim.end_sync(first, 0, 0);
+        by_hand.write_at(&file, 4, "CC");
+        by_hand.shim.end_sync(second, 0, 0);
+        assert_eq!(by_hand.content_after_cut("log"), "AAAABBBB");
+    }
+
+    #[test]
+    fn a_sync_that_the_system_fails_ends_what_counts() {
+        let by_hand = ByHand::begin();
+        let file = by_hand.create("log");
+        by_hand.write_at(&file, 0, "AAAA");
+        by_hand.sync(&file);
+        by_hand.sync_folder();
+        by_hand.write_at(&file, 4, "BBBB");
+        let begun = by_hand.begin_sync(&file);
+        by_hand.shim.end_sync(begun, -1, libc::EIO);
+        by_hand.sync(&file);
+        assert_eq!(by_hand.content_after_cut("log"), "AAAA");
+    }
+
+    #[test]
+    fn a_name_made_while_the_directorys_sync_runs_is_not_durable() {
+        let by_hand = ByHand::begin();
+        let folder = File::open(by_hand.folder.path().join("data")).unwrap();
+        let kept = by_hand.create("kept");
+        by_hand.sync(&kept);
+        let begun = by_hand.begin_sync(&folder);
+        by_hand.create("late");
+        by_hand.shim.end_sync(begun, 0, 0);
+        let late = by_hand.folder.path().join("data/late");
+        let folder = by_hand.folder.path().to_owned();
+        drop(by_hand.shim);
+        by_hand.cut.apply().unwrap();
+        assert!(folder.join("data/kept").exists() && !late.exists());
+    }
+}
