@@ -1,0 +1,50 @@
+# `make run` and `make test` are all that a new machine needs. Everything is built in one profile
+# (release), tests included, so that RocksDB compiles once. CARGO_TARGET_DIR is honoured.
+
+NODES ?= 3
+DATA ?= ./palisade-data
+
+# rustup installs cargo there, and a shell that was open before does not know yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# Where cargo puts what it builds; asked only when a recipe needs it.
+target_dir = $(shell cargo metadata --format-version 1 --no-deps --locked \
+    | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+.PHONY: help
+help:
+	@echo 'make run     build, and start a cluster of $(NODES) nodes on this machine, in $(DATA)'
+	@echo 'make test    build, and run every test'
+	@echo 'make check   formatting, lints, licences: what changes nothing and must be clean'
+	@echo 'make fix     repair what formatter and linter can'
+	@echo 'make set-up  install what building needs (done by run, test and check)'
+
+.PHONY: set-up
+set-up:
+	@scripts/set-up
+
+.PHONY: run
+run: set-up
+	cargo build --release --workspace --locked
+	exec '$(target_dir)/release/palisaded' dev --nodes $(NODES) --data '$(DATA)'
+
+# Built first: the tests start the binaries, and load tests/power-cut's shim, which `cargo test` of
+# one package does not build for another.
+.PHONY: test
+test: set-up
+	cargo build --release --workspace --all-targets --locked
+	cargo test --release --workspace --locked --no-fail-fast
+
+# Quickest to fail first.
+.PHONY: check
+check: set-up
+	cargo fmt --all --check
+	@cargo deny --version >/dev/null 2>&1 || \
+	    { echo 'cargo-deny is missing: cargo install cargo-deny --locked' >&2; exit 1; }
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+
+.PHONY: fix
+fix: set-up
+	cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
