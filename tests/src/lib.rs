@@ -1,0 +1,29 @@
+//! What the black-box tests stand on: real clusters of built `palisaded` processes on loopback, a
+//! thin JSON client that hides nothing of the wire, and waiting for conditions with a deadline.
+//!
+//! It knows the service only by its binaries and its HTTP API. It never links the server, never
+//! touches a process that it did not start, and retries nothing on behalf of a test: what a node
+//! answered is what the test sees.
+//!
+//! The binaries are looked for in `PALISADE_BIN_DIR`, else beside the test's own executable.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support: a failure here is a failed test, and should say where"
+)]
+
+mod binaries;
+mod cluster;
+mod http;
+mod identity;
+pub mod raw;
+mod wait;
+
+pub use binaries::{bin_dir, palisade, palisaded};
+pub use cluster::{Cluster, ClusterBuilder, NodeFiles};
+pub use http::{Http, Reply};
+pub use identity::{new_secret, secret_id};
+pub use wait::{PATIENCE, eventually, within};
