@@ -57,7 +57,7 @@ fn when_renewals_hang_a_stubborn_group_is_killed_before_the_ttl_and_the_status_i
     let family = Family::new(true);
     let child = start(&server, &OPTIONS, &family.command());
     let pids = family.pids();
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     assert_eq!(output.status.code(), Some(70), "{}", stderr(&output));
     assert!(stderr(&output).contains("LOCK LOST"), "{}", stderr(&output));
     assert_stopped_in_time(&family, pids, &came);
@@ -74,7 +74,7 @@ fn when_palisade_itself_is_stopped_the_guard_kills_the_group_before_the_ttl() {
     wait_until("the group is dead", || pids.map(is_alive) == [false, false]);
     assert_stopped_in_time(&family, pids, &came);
     send(Signal::SIGCONT, child.id());
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     assert_eq!(output.status.code(), Some(70), "{}", stderr(&output));
 }
 
@@ -88,7 +88,7 @@ fn a_command_that_obeys_sigterm_is_not_killed() {
         file.display()
     );
     let child = start(&server, &OPTIONS, &["sh", "-c", &script]);
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     assert_eq!(output.status.code(), Some(70), "{}", stderr(&output));
     assert!(file.exists(), "it had no time to clean up");
 }
@@ -99,7 +99,7 @@ fn an_ended_lease_stops_the_command_at_once() {
     let family = Family::new(true);
     let child = start(&server, &OPTIONS, &family.command());
     let pids = family.pids();
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     assert_eq!(output.status.code(), Some(70), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("lease_ended"),
@@ -113,10 +113,9 @@ fn an_ended_lease_stops_the_command_at_once() {
 fn when_palisade_is_killed_its_whole_group_dies() {
     let server = cluster(|_| renewed(15_000));
     let family = Family::new(true);
-    let mut child = start(&server, &[], &family.command());
+    let child = start(&server, &[], &family.command());
     let pids = family.pids();
-    send(Signal::SIGKILL, child.id());
-    child.wait().unwrap();
+    child.kill();
     wait_until("child and grandchild are dead", || {
         pids.map(is_alive) == [false, false]
     });
@@ -126,7 +125,7 @@ fn when_palisade_is_killed_its_whole_group_dies() {
 fn a_guard_that_is_killed_is_replaced() {
     let server = cluster(|_| renewed(15_000));
     let family = Family::new(true);
-    let mut child = start(&server, &[], &family.command());
+    let child = start(&server, &[], &family.command());
     let pids = family.pids();
     let guards = |palisade: u32| -> Vec<u32> {
         let children = children(palisade).into_iter();
@@ -143,8 +142,7 @@ fn a_guard_that_is_killed_is_replaced() {
             .is_some_and(|guard| *guard != first[0])
     });
     assert_eq!(pids.map(is_alive), [true, true]);
-    send(Signal::SIGKILL, child.id());
-    child.wait().unwrap();
+    child.kill();
     wait_until("child and grandchild are dead", || {
         pids.map(is_alive) == [false, false]
     });
@@ -168,6 +166,6 @@ fn a_stopped_command_keeps_its_lock_where_there_is_no_job_control() {
     });
     send(Signal::SIGCONT, pids[0]);
     send(Signal::SIGTERM, child.id());
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
 }

@@ -20,6 +20,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getsid};
 use support::fake_server::FakeServer;
 use support::{healthy, wait_until};
 
@@ -84,10 +86,32 @@ impl OnTerminal {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    fn end(mut self) -> (Option<i32>, String) {
-        let status = self.child.wait().unwrap();
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut status = None;
+        wait_until("the session's leader ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let status = status.unwrap();
         let screen = self.screen.lock().unwrap().clone();
         (status.code(), screen)
+    }
+}
+
+impl Drop for OnTerminal {
+    /// Nothing in the session outlives a test that fails, stopped processes neither.
+    fn drop(&mut self) {
+        let leader = Pid::from_raw(self.child.id().cast_signed());
+        for entry in std::fs::read_dir("/proc").unwrap() {
+            let name = entry.unwrap().file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if getsid(Some(Pid::from_raw(pid))) == Ok(leader) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        let _ = self.child.wait();
     }
 }
 

@@ -58,19 +58,47 @@ pub fn palisade(endpoint: &str) -> Command {
 
 /// Runs `palisade lock a OPTIONS -- COMMAND` to its end.
 pub fn lock(server: &FakeServer, options: &[&str], command: &[&str]) -> Output {
-    start(server, options, command).wait_with_output().unwrap()
+    start(server, options, command).wait_with_output()
 }
 
 /// Starts `palisade lock a OPTIONS -- COMMAND`.
-pub fn start(server: &FakeServer, options: &[&str], command: &[&str]) -> Child {
+pub fn start(server: &FakeServer, options: &[&str], command: &[&str]) -> Running {
     let mut palisade = palisade(&server.endpoint);
     palisade
         .args(["lock", "a"])
         .args(options)
         .arg("--")
-        .args(command)
-        .spawn()
-        .unwrap()
+        .args(command);
+    Running(Some(palisade.spawn().unwrap()))
+}
+
+/// A running `palisade`, which does not outlive a test that fails.
+pub struct Running(Option<Child>);
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
+    pub fn wait_with_output(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+
+    /// Ends it without a word.
+    pub fn kill(mut self) {
+        let mut child = self.0.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 pub fn stderr(output: &Output) -> String {
@@ -170,6 +198,22 @@ impl Family {
     pub fn last_beat(&self) -> u128 {
         let last = |name| *beats(&self.file(name)).last().unwrap();
         last("child.beat").max(last("grandchild.beat"))
+    }
+}
+
+impl Drop for Family {
+    /// They do not outlive a test that fails.
+    fn drop(&mut self) {
+        for name in ["child", "grandchild"] {
+            let Ok(pid) = std::fs::read_to_string(self.file(name)) else {
+                continue;
+            };
+            let pid: u32 = pid.trim().parse().unwrap();
+            let folder = self.folder.path().display().to_string();
+            if is_alive(pid) && command_line(pid).contains(&folder) {
+                send(Signal::SIGKILL, pid);
+            }
+        }
     }
 }
 
