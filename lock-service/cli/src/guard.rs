@@ -85,15 +85,20 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard, which is a child of this process in a process group of its own.
-    pub(crate) fn start() -> io::Result<Self> {
-        let (reader, pipe) = io::pipe()?;
+    /// Starts a guard, which is a child of this process in a process group of its own. A group that
+    /// runs already is in the pipe before the guard is there to read it, so there is no moment at
+    /// which the guard lives and does not know it.
+    pub(crate) fn start(running: Option<(Pid, BootTime)>) -> io::Result<Self> {
+        let (reader, mut pipe) = io::pipe()?;
         // A guard that does not read must not make palisade wait.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let child = spawn(reader)?;
+        if let Some((group, kill_at)) = running {
+            pipe.write_all(&Message::new(group, kill_at).to_bytes())?;
+        }
+        let pid = spawn(reader)?;
         Ok(Self {
             pipe,
-            pid: child,
+            pid,
             alive: true,
         })
     }

@@ -107,7 +107,7 @@ impl Run {
             ("PALISADE_ENDPOINTS", endpoints.join(",")),
         ];
         let timer = BootTimer::new()?;
-        let guard = Guard::start()
+        let guard = Guard::start(None)
             .map_err(|error| io::Error::other(format!("the guard did not start: {error}")))?;
         let terminal = Terminal::in_foreground();
         let (true, Some(deadline)) = (held.is_held(), deadline(held)) else {
@@ -290,11 +290,7 @@ impl Run {
             Stage::Terminated(kill_at) => kill_at,
             _ => self.deadline + self.grace,
         };
-        let started = Guard::start().and_then(|mut guard| {
-            guard.watch(self.group.id(), kill_at)?;
-            Ok(guard)
-        });
-        match started {
+        match Guard::start(Some((self.group.id(), kill_at))) {
             Ok(guard) => std::mem::replace(&mut self.guard, guard).dismiss(),
             Err(error) => say(format_args!(
                 "cannot start the guard ({error}): should palisade be killed now, only the command \
