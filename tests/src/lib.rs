@@ -15,6 +15,7 @@
     reason = "test support: a failure here is a failed test, and should say where"
 )]
 
+mod acquire;
 mod binaries;
 mod cluster;
 mod http;
@@ -22,6 +23,7 @@ mod identity;
 pub mod raw;
 mod wait;
 
+pub use acquire::{Acquire, Granted, holder, position, queue};
 pub use binaries::{bin_dir, palisade, palisaded};
 pub use cluster::{Cluster, ClusterBuilder, NodeFiles};
 pub use http::{Http, Reply};
