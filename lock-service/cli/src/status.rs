@@ -40,7 +40,9 @@ fn table(cluster: &ClusterResponse) -> String {
         None => "none known: no lock can be granted or renewed until one is elected".to_owned(),
     };
     let mut rows = vec![HEADER.map(str::to_owned)];
-    rows.extend(cluster.members.iter().map(row));
+    let mut members: Vec<&MemberView> = cluster.members.iter().collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
+    rows.extend(members.into_iter().map(row));
     let mut widths = [0; COLUMNS];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {

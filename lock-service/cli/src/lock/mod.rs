@@ -135,17 +135,15 @@ fn describe(error: &Error, arguments: &LockArguments, wait: Duration) -> String 
     let name = &arguments.name;
     match error {
         Error::Refused { problem } if exit::of(error) == exit::NOT_ACQUIRED => {
-            let holder = match (&problem.holder_owner, &problem.holder_lease_id) {
-                (Some(owner), Some(lease)) => format!(", held by {owner} (lease {lease})"),
-                (None, Some(lease)) => format!(", held by lease {lease}"),
-                _ => String::new(),
+            let reason = match (&problem.holder_owner, &problem.holder_lease_id) {
+                (Some(owner), Some(lease)) => format!("held by {owner} (lease {lease})"),
+                (None, Some(lease)) => format!("held by lease {lease}"),
+                _ => problem.to_string(),
             };
             match wait.is_zero() {
-                true => {
-                    format!("\"{name}\" is not free{holder} ({problem}). Try later, or --wait.")
-                }
+                true => format!("\"{name}\" is not free: {reason}. Try later, or --wait."),
                 false => format!(
-                    "\"{name}\" was not free within {}{holder} ({problem}). Try later, or wait longer.",
+                    "\"{name}\" was not free within {}: {reason}. Try later, or wait longer.",
                     duration::show(wait)
                 ),
             }
@@ -161,9 +159,11 @@ fn describe(error: &Error, arguments: &LockArguments, wait: Duration) -> String 
 
 /// `user@host:pid`, as far as it is known and fit for an owner.
 fn default_owner() -> Option<Owner> {
-    let user = std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
+    let user = std::env::var("USER")
+        .map(|user| user + "@")
+        .unwrap_or_default();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Owner::new(format!("{user}@{}:{}", host.trim(), std::process::id())).ok()
+    Owner::new(format!("{user}{}:{}", host.trim(), std::process::id())).ok()
 }
 
 #[cfg(test)]
