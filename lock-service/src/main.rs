@@ -38,7 +38,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     init_logging();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),
     };
@@ -51,6 +55,12 @@ fn main() -> ExitCode {
             },
         }
     })
+}
+
+/// Half of the cores: the log's writer and RocksDB need some too, and every worker more costs wake-ups
+/// on the way of each request. Measured in docs/decisions/0007.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 async fn serve(args: ServeArgs) -> ExitCode {

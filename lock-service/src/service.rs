@@ -177,9 +177,8 @@ impl Service {
             service: self,
             names: (!client_named_both).then(|| (lease, model_request.clone())),
         };
-        let wait_until = answer_deadline.min(
-            Instant::now() + Duration::from_millis(MAX_HTTP_WAIT_MS.min(request.wait_ms)),
-        );
+        let wait_until =
+            answer_deadline.min(Instant::now() + Duration::from_millis(MAX_HTTP_WAIT_MS));
         let answer = loop {
             let place = self.waiters.park(lease, model_request.clone());
             let step = self

@@ -13,8 +13,12 @@ use crate::machine::{Alarm, LockMachine};
 /// While a deadline is pending the leader commits at least this often: a failover extends leases by
 /// no more than that, and the time without a leader.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(400);
+/// Every entry ends what is due. Only when none has come for this long is a tick worth an entry.
+const QUIET_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a node that does not lead, or has nothing pending, looks again on its own.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+/// A cluster without its lock table refuses everybody: be quick to make it.
+const FOUNDING_INTERVAL: Duration = Duration::from_millis(20);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs on every node for its life; acts only on the leader.
@@ -57,24 +61,27 @@ impl Ticker {
     }
 
     fn need(&self) -> Need {
-        if !self.node.is_leader() {
-            return Need::Rest(IDLE_INTERVAL);
-        }
+        let leads = self.node.is_leader();
         let (founded, next_deadline) = self.node.read(|machine| {
             (
                 machine.table.cluster_id().is_some(),
                 machine.table.next_deadline(),
             )
         });
-        if !founded {
-            return Need::Found;
+        match (leads, founded) {
+            (true, false) => return Need::Found,
+            (false, false) => return Need::Rest(FOUNDING_INTERVAL),
+            (false, true) => return Need::Rest(IDLE_INTERVAL),
+            (true, true) => {}
         }
         let Some(next_deadline) = next_deadline else {
             return Need::Rest(IDLE_INTERVAL);
         };
         let due_in = Duration::from_millis(self.clock.estimate().ms_until(next_deadline));
         let silent = self.clock.last_applied_at().elapsed();
-        let pause = due_in.min(COMMIT_INTERVAL.saturating_sub(silent));
+        let pause = due_in
+            .max(QUIET_INTERVAL.saturating_sub(silent))
+            .min(COMMIT_INTERVAL.saturating_sub(silent));
         if pause.is_zero() {
             return Need::Tick;
         }

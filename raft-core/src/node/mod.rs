@@ -46,6 +46,8 @@ pub const MAX_COMMAND_BYTES: usize = 4 << 20;
 /// Commands that wait for the proposer task.
 const PROPOSAL_QUEUE: usize = 4096;
 const READ_QUEUE: usize = 4096;
+/// How often a running node looks whether it has failed.
+const FAILURE_CHECK: Duration = Duration::from_millis(100);
 /// Pause before a refused proposal is tried again, growing up to the second value.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
@@ -244,14 +246,13 @@ impl<M: StateMachine> Node<M> {
     /// Waits until this node has failed for good (a storage error, or an `apply` that gave up), and
     /// says why. A stopped node has failed too. Cancellation safe.
     pub async fn failed(&self) -> String {
-        let mut watch = self.watch();
         loop {
-            if let Some(failure) = watch.current().failure {
+            if let Some(failure) = self.status().failure {
                 return failure;
             }
-            if !watch.changed().await {
-                return "raft has stopped".to_owned();
-            }
+            // Looked at now and then: the metrics change with every entry, and waking a task for
+            // each costs more than it tells.
+            tokio::time::sleep(FAILURE_CHECK).await;
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A follower installs a received snapshot within this.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// Appends on the way to one follower.
-const APPEND_WINDOW: usize = 64;
+const APPEND_WINDOW: usize = 1;
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks on the way; times their size, the memory that a transfer takes.
 const CHUNK_WINDOW: usize = 4;
