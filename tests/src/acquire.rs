@@ -1,6 +1,6 @@
 //! Acquires that name themselves, so that they can be repeated, and what they were granted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lock_api::Position;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::http::{Http, Reply};
 use crate::identity::{new_secret, secret_id};
-use crate::wait::eventually;
+use crate::wait::{PATIENCE, eventually};
 
 /// The body of `POST /v1/acquire`, with a lease and a request id of its own.
 #[derive(Clone, Debug)]
@@ -132,6 +132,29 @@ impl Acquire {
                 return Granted::new(self, sent, &reply.expect(200));
             }
         }
+    }
+
+    /// Sends it to one node after the other, the same request every time, as a client does whose
+    /// node may fail, until it is granted.
+    ///
+    /// # Panics
+    /// When it is refused for good.
+    pub async fn granted_by_any(&self, nodes: &[Http]) -> Granted {
+        // A plain loop: async closures in `eventually` would tie this future to one task.
+        let deadline = Instant::now() + PATIENCE;
+        for http in nodes.iter().cycle() {
+            let sent = Instant::now();
+            let reply = http.try_post(lock_api::path::ACQUIRE, &self.body).await;
+            match reply {
+                Ok(reply) if reply.status != 202 && reply.body["retryable"] != true => {
+                    return Granted::new(self, sent, &reply.expect(200));
+                }
+                Ok(reply) => assert!(Instant::now() < deadline, "never granted: {}", reply.body),
+                Err(error) => assert!(Instant::now() < deadline, "never granted: {error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("there is no node to ask");
     }
 
     /// Sends it in a task of its own, once.
