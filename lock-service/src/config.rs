@@ -146,9 +146,8 @@ impl ServeArgs {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     ConfigError(format!("--config {}: {error}", path.display()))
                 })?;
-                toml::from_str(&text).map_err(|error| {
-                    ConfigError(format!("--config {}: {error}", path.display()))
-                })?
+                toml::from_str(&text)
+                    .map_err(|error| ConfigError(format!("--config {}: {error}", path.display())))?
             }
         };
         let listen = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -161,7 +160,10 @@ impl ServeArgs {
             .or(file.listen_peer)
             .unwrap_or_else(|| listen(DEFAULT_PEER_PORT));
         let insecure = self.insecure.or(file.insecure).unwrap_or(false);
-        for (flag, address) in [("--listen-http", listen_http), ("--listen-peer", listen_peer)] {
+        for (flag, address) in [
+            ("--listen-http", listen_http),
+            ("--listen-peer", listen_peer),
+        ] {
             if !address.ip().is_loopback() && !insecure {
                 return Err(ConfigError(format!(
                     "{flag} {address} is not a loopback address, and this version authenticates \
@@ -198,9 +200,7 @@ impl ServeArgs {
                 .or(file.initial_peers)
                 .unwrap_or_default(),
             alone: self.alone,
-            snapshot_after_entries: self
-                .snapshot_after_entries
-                .or(file.snapshot_after_entries),
+            snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
             keep_entries: self.keep_entries.or(file.keep_entries),
             check_invariants: self
                 .check_invariants
@@ -212,11 +212,7 @@ impl ServeArgs {
     }
 }
 
-fn advertise(
-    flag: &str,
-    given: Option<String>,
-    listen: SocketAddr,
-) -> Result<String, ConfigError> {
+fn advertise(flag: &str, given: Option<String>, listen: SocketAddr) -> Result<String, ConfigError> {
     match given {
         Some(address) => match address.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address),

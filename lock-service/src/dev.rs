@@ -64,7 +64,11 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
     for number in 0..args.nodes {
         nodes.push(start(&program, &args, number)?);
     }
-    println!("Palisade, {} nodes, data in {}", args.nodes, args.data.display());
+    println!(
+        "Palisade, {} nodes, data in {}",
+        args.nodes,
+        args.data.display()
+    );
     for node in &nodes {
         println!(
             "  {}  http://{}  pid {}  log {}",
@@ -75,7 +79,10 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
         );
     }
     tokio::pin!(shutdown);
-    let urls: Vec<String> = nodes.iter().map(|node| format!("http://{}", node.http)).collect();
+    let urls: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("http://{}", node.http))
+        .collect();
     let mut running = JoinSet::new();
     let mut pids = Vec::new();
     for node in nodes {
@@ -186,14 +193,15 @@ fn status_text(status: ExitStatus) -> String {
 }
 
 async fn ready(urls: &[String]) {
-    let client = reqwest::Client::new();
+    let Ok(client) = reqwest::Client::builder()
+        .timeout(Duration::from_secs(2))
+        .build()
+    else {
+        return std::future::pending().await;
+    };
     for url in urls {
         loop {
-            let answer = client
-                .get(format!("{url}{}", path::READYZ))
-                .timeout(Duration::from_secs(2))
-                .send()
-                .await;
+            let answer = client.get(format!("{url}{}", path::READYZ)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 break;
             }

@@ -4,9 +4,7 @@
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
-use lock_model::{
-    Command, Entry, LockTable, Outcome, Refusal, Response, Timestamp, invariants,
-};
+use lock_model::{Command, Entry, LockTable, Outcome, Refusal, Response, Timestamp, invariants};
 use parking_lot::Mutex;
 use raft_core::{EntryContext, MachineError, SnapshotWriter, StateMachine};
 use tokio::sync::Notify;

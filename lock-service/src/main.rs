@@ -92,8 +92,8 @@ fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
 
 /// Human on a terminal, JSON otherwise; always on standard error. `PALISADE_LOG` filters.
 fn init_logging() {
-    let filter = EnvFilter::try_from_env("PALISADE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let filter =
+        EnvFilter::try_from_env("PALISADE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -4,7 +4,9 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use lock_api::{BlockReason, ErrorCode, FencingToken, POSITION_HEADER, PROBLEM_CONTENT_TYPE, Problem};
+use lock_api::{
+    BlockReason, ErrorCode, FencingToken, POSITION_HEADER, PROBLEM_CONTENT_TYPE, Problem,
+};
 use lock_model::{Field, LockHeldReason, Position, Refusal};
 use raft_core::{ProposeError, ReadError};
 
@@ -79,8 +81,10 @@ pub fn refused(refusal: &Refusal, position: Position) -> Failure {
 
 fn describe(refusal: &Refusal) -> Problem {
     let invalid = |field: &str, hint: &str| {
-        let mut problem =
-            Problem::new(ErrorCode::InvalidRequest, format!("`{field}`: {refusal}{hint}"));
+        let mut problem = Problem::new(
+            ErrorCode::InvalidRequest,
+            format!("`{field}`: {refusal}{hint}"),
+        );
         problem.field = Some(field.to_owned());
         problem
     };

@@ -2,7 +2,7 @@
 //! go into the next. Each is executed, and each gets an answer of its own.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lock_model::{Command, LeaseId, Outcome, Renewal, Response};
 use raft_core::{Node, ProposeError};
@@ -13,6 +13,11 @@ use crate::machine::LockMachine;
 
 /// Leases in one entry at the most.
 const MAX_LEASES: usize = 4096;
+/// An entry that has not come back within this is given up and proposed again, so that one lost
+/// frame never holds up everybody's renewals for longer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Answers leave this long before the deadline of whoever asked.
+const MARGIN: Duration = Duration::from_millis(20);
 /// Requests that wait for the next entry.
 const QUEUE: usize = 4096;
 
@@ -48,7 +53,9 @@ impl Renewer {
             deadline,
             answer,
         };
-        self.asks.try_send(ask).map_err(|_| ProposeError::Overloaded)?;
+        self.asks
+            .try_send(ask)
+            .map_err(|_| ProposeError::Overloaded)?;
         match timeout_at(deadline.into(), answered).await {
             Ok(Ok(renewals)) => renewals,
             Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
@@ -57,42 +64,49 @@ impl Renewer {
 }
 
 async fn collect(node: Arc<Node<LockMachine>>, mut queue: mpsc::Receiver<Ask>) {
-    let mut left_over = None;
+    let mut asks = Vec::new();
     loop {
-        let first = match left_over.take() {
-            Some(ask) => ask,
-            None => match queue.recv().await {
-                Some(ask) => ask,
+        if asks.is_empty() {
+            match queue.recv().await {
+                Some(ask) => asks.push(ask),
                 None => return,
-            },
-        };
-        let mut leases = first.leases.clone();
-        let mut deadline = first.deadline;
-        let mut asks = vec![first];
-        while let Ok(ask) = queue.try_recv() {
-            if leases.len() + ask.leases.len() > MAX_LEASES {
-                left_over = Some(ask);
-                break;
             }
+        }
+        let mut leases: Vec<LeaseId> = asks
+            .iter()
+            .flat_map(|ask: &Ask| ask.leases.clone())
+            .collect();
+        while leases.len() < MAX_LEASES
+            && let Ok(ask) = queue.try_recv()
+        {
             leases.extend_from_slice(&ask.leases);
-            deadline = deadline.max(ask.deadline);
             asks.push(ask);
         }
-        let result = node.propose(&Command::Renew { leases }, deadline).await;
-        answer(asks, result.map(|applied| applied.response));
+        let attempt = Instant::now() + ATTEMPT_TIMEOUT;
+        let latest = asks.iter().map(|ask| ask.deadline).max().unwrap_or(attempt);
+        let command = Command::Renew { leases };
+        match node.propose(&command, attempt.min(latest)).await {
+            Ok(applied) => answer(std::mem::take(&mut asks), applied.response),
+            Err(error) => {
+                // A renewal may be executed twice: it only raises deadlines, and those who asked
+                // count from when they sent it. So whoever still waits is tried again.
+                let now = Instant::now();
+                let (waiting, late) = std::mem::take(&mut asks)
+                    .into_iter()
+                    .partition(|ask: &Ask| now + MARGIN < ask.deadline);
+                asks = waiting;
+                reply_all(late, &error);
+            }
+        }
     }
 }
 
-fn answer(asks: Vec<Ask>, result: Result<Outcome, ProposeError>) {
-    let mut renewals = match result {
-        Ok(Outcome {
-            response: Response::Renewed(renewals),
-            ..
-        }) => renewals.into_iter(),
-        // The model answers renewals with renewals, but for an unfounded state, which has none.
-        Ok(_) => return reply_all(asks, &ProposeError::NotProposed),
-        Err(error) => return reply_all(asks, &error),
+fn answer(asks: Vec<Ask>, outcome: Outcome) {
+    let Response::Renewed(renewals) = outcome.response else {
+        // The model answers renewals with renewals, but for an unfounded state, which has no leases.
+        return reply_all(asks, &ProposeError::NotProposed);
     };
+    let mut renewals = renewals.into_iter();
     for ask in asks {
         let own = renewals.by_ref().take(ask.leases.len()).collect();
         // Whoever asked may have met its deadline.

@@ -156,7 +156,7 @@ impl Service {
     pub async fn acquire(
         self: &Arc<Self>,
         request: AcquireRequest,
-        propose_deadline: Instant,
+        propose_timeout: Duration,
         answer_deadline: Instant,
     ) -> Result<Acquired, Failure> {
         let client_named_both = request.lease.is_some() && request.request_id.is_some();
@@ -179,16 +179,22 @@ impl Service {
         };
         let wait_until =
             answer_deadline.min(Instant::now() + Duration::from_millis(MAX_HTTP_WAIT_MS));
+        let mut was_queued = false;
         let answer = loop {
             let place = self.waiters.park(lease, model_request.clone());
+            let deadline = Instant::now() + propose_timeout;
             let step = self
-                .acquire_once(&request, &command, &names, place, propose_deadline, wait_until)
+                .acquire_once(&request, &command, &names, place, deadline, wait_until)
                 .await;
             match step {
                 Ok(Some(acquired)) => break Ok(acquired),
                 // The state was replaced by a snapshot: a repeat finds out what it holds.
-                Ok(None) => {}
+                Ok(None) => was_queued = true,
                 Err(mut failure) => {
+                    if was_queued && failure.0.retryable {
+                        // It was in the queue, and this node cannot see what became of it.
+                        failure = raft_core::ProposeError::Unknown.into();
+                    }
                     if failure.0.outcome == lock_api::Outcome::Unknown {
                         failure.0.lease = Some(names.secret.clone());
                         failure.0.request_id = Some(names.request_id.clone());
@@ -202,11 +208,7 @@ impl Service {
         answer
     }
 
-    fn acquire_command(
-        &self,
-        request: &AcquireRequest,
-        names: &Names,
-    ) -> Result<Acquire, Failure> {
+    fn acquire_command(&self, request: &AcquireRequest, names: &Names) -> Result<Acquire, Failure> {
         let text = |field: &'static str| {
             move |error: lock_model::TextError| invalid(Some(field), error.to_string())
         };
@@ -220,8 +222,10 @@ impl Service {
                 mode: Mode::Exclusive,
             }],
             ttl_ms: request.ttl_ms,
-            owner: lock_model::Owner::new(request.owner.as_ref().map_or("", |owner| owner.as_str()))
-                .map_err(text("owner"))?,
+            owner: lock_model::Owner::new(
+                request.owner.as_ref().map_or("", |owner| owner.as_str()),
+            )
+            .map_err(text("owner"))?,
             wait_ms: request.wait_ms,
             value: request
                 .value
@@ -430,6 +434,7 @@ impl Service {
         Ok(LeaseCreatedResponse {
             lease_id: secret.id(),
             lease: secret,
+            warning: ttl_warning(ttl_ms),
             ttl_ms,
             renew_after_ms: ttl_ms / 3,
             remaining_ms,
@@ -481,11 +486,25 @@ fn renewal_body(renewed: &Renewed) -> Renewal {
     }
 }
 
-/// What must be the same in every repeat of a request: all of its body but the ids that name it.
+/// Below this a failover (about a second, and what the machines add) may outlast a lease.
+const SHORT_TTL_MS: u64 = 5_000;
+
+fn ttl_warning(ttl_ms: u64) -> Option<String> {
+    (ttl_ms < SHORT_TTL_MS).then(|| {
+        format!(
+            "a TTL below {SHORT_TTL_MS} ms leaves little room to renew while the cluster elects a \
+             leader"
+        )
+    })
+}
+
+/// What must be the same in every repeat of a request: all of its body but the ids that name it, and
+/// defaults that were written out.
 fn body_hash(request: &AcquireRequest) -> Result<BodyHash, Failure> {
     let anonymous = AcquireRequest {
         lease: None,
         request_id: None,
+        mode: Some(LockMode::Exclusive),
         ..request.clone()
     };
     let bytes = serde_json::to_vec(&anonymous).map_err(|error| internal(&error.to_string()))?;
@@ -503,7 +522,9 @@ struct Names {
 impl Names {
     fn granted(&self, granted: &Granted, position: Position) -> Result<Acquired, Failure> {
         let [grant] = granted.grants.as_slice() else {
-            return Err(internal("a request for one lock was granted another number"));
+            return Err(internal(
+                "a request for one lock was granted another number",
+            ));
         };
         Ok(Acquired::Granted(GrantedResponse {
             granted: true,
@@ -518,6 +539,7 @@ impl Names {
             remaining_ms: granted.remaining_ms,
             position: wire::position(position),
             queued_position: wire::position(granted.queued_position),
+            warning: ttl_warning(granted.ttl_ms),
         }))
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lock_model::{ClusterId, Command, ModelVersion, Settings};
+use lock_model::{ClusterId, Command, ModelVersion, Settings, Timestamp};
 use raft_core::Node;
 
 use crate::clock::{AppliedClock, token_floor};
@@ -19,6 +19,8 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(10);
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// A cluster without its lock table refuses everybody: be quick to make it.
 const FOUNDING_INTERVAL: Duration = Duration::from_millis(20);
+/// After a proposal that failed.
+const FAILED_PAUSE: Duration = Duration::from_millis(50);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs on every node for its life; acts only on the leader.
@@ -37,8 +39,10 @@ enum Need {
 
 impl Ticker {
     pub async fn run(self) {
+        let mut more_due = false;
         loop {
-            let command = match self.need() {
+            let need = if more_due { Need::Tick } else { self.need() };
+            let command = match need {
                 Need::Rest(pause) => {
                     // Whichever comes first; both only mean to look again.
                     let _ = tokio::time::timeout(pause, self.alarm.rung()).await;
@@ -53,15 +57,21 @@ impl Ticker {
                 Need::Tick => Command::Tick,
             };
             let deadline = Instant::now() + PROPOSE_TIMEOUT;
-            if let Err(error) = self.node.propose(&command, deadline).await {
-                tracing::debug!(%error, "cluster time does not move");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            match self.node.propose(&command, deadline).await {
+                Ok(applied) => more_due = applied.response.more_due,
+                Err(error) => {
+                    more_due = false;
+                    tracing::debug!(%error, "cluster time does not move");
+                    tokio::time::sleep(FAILED_PAUSE).await;
+                }
             }
         }
     }
 
     fn need(&self) -> Need {
         let leads = self.node.is_leader();
+        // Whatever falls due from now on rings, until a pause is set that covers it.
+        self.alarm.set(Timestamp(u64::MAX));
         let (founded, next_deadline) = self.node.read(|machine| {
             (
                 machine.table.cluster_id().is_some(),

@@ -6,7 +6,8 @@ use std::io;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The version of every record in the log, the snapshot headers and the wire's bodies.
+/// The version of every record in the log and of snapshot headers. Frames have none of their own: the
+/// handshake agrees on one for the connection.
 pub(crate) const FORMAT_VERSION: u8 = 1;
 
 fn invalid(what: &str, why: impl std::fmt::Display) -> io::Error {

@@ -63,8 +63,10 @@ impl Config {
     /// The same settings in openraft's words.
     pub(crate) fn to_openraft(&self, cluster: &str) -> Result<openraft::Config, String> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let (election_timeout_min, election_timeout_max) =
-            (millis(self.election_timeout.0), millis(self.election_timeout.1));
+        let (election_timeout_min, election_timeout_max) = (
+            millis(self.election_timeout.0),
+            millis(self.election_timeout.1),
+        );
         openraft::Config {
             cluster_name: cluster.to_owned(),
             heartbeat_interval: millis(self.heartbeat_interval),
@@ -77,6 +79,8 @@ impl Config {
             enable_leader_restore: Some(false),
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_after_entries),
             max_in_snapshot_log_to_keep: self.keep_entries,
+            // Followers sync at the same time as the leader, not after its next round of the loop.
+            broadcast_submitted_on_append: Some(true),
             // Purging in batches keeps range deletions rare.
             purge_batch_size: 1024,
             // A follower that lags more gets a snapshot only when its entries are gone.

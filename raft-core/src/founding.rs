@@ -85,7 +85,7 @@ impl FoundingState {
     }
 
     /// Waits until this node has agreed to a founding. Runs beside a server that answers peers.
-    pub async fn wait_until_agreed(&self) -> Result<(), StartError> {
+    pub async fn wait_until_agreed(self: &Arc<Self>) -> Result<(), StartError> {
         let leads = self.initial_peers.first() == Some(&self.me.member.peer_address);
         let mut said: Option<Instant> = None;
         let mut agreed = self.agreed.subscribe();
@@ -98,13 +98,13 @@ impl FoundingState {
             let mut silent = Vec::new();
             for answer in answers {
                 match answer {
-                    Ok((_, Some(founding))) => self.accept_found(founding)?,
+                    Ok((_, Some(founding))) => self.accept_found(founding).await?,
                     Ok((member, None)) => members.push(member),
                     Err(why) => silent.push(why),
                 }
             }
             if leads && silent.is_empty() && self.agreed().is_none() {
-                self.propose(members)?;
+                self.propose(members).await?;
                 continue;
             }
             if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
@@ -121,13 +121,13 @@ impl FoundingState {
     }
 
     /// A peer has agreed to a founding: it must be one that counts this very directory in.
-    fn accept_found(&self, founding: Founding) -> Result<(), StartError> {
+    async fn accept_found(self: &Arc<Self>, founding: Founding) -> Result<(), StartError> {
         if founding
             .members
             .iter()
             .any(|member| member.node == self.me.node)
         {
-            return self.agree(founding).map_err(StartError::Configuration);
+            return self.agree_blocking(founding).await;
         }
         Err(StartError::NotAMember(format!(
             "the initial peers founded cluster {} without this data directory (node {}). The \
@@ -139,7 +139,7 @@ impl FoundingState {
         )))
     }
 
-    fn propose(&self, mut members: Vec<FoundingMember>) -> Result<(), StartError> {
+    async fn propose(self: &Arc<Self>, mut members: Vec<FoundingMember>) -> Result<(), StartError> {
         members.push(self.me.clone());
         let ordered: Option<Vec<FoundingMember>> = self
             .initial_peers
@@ -158,7 +158,15 @@ impl FoundingState {
                     .to_owned(),
             )
         })?;
-        self.agree(self.draw(ordered))
+        self.agree_blocking(self.draw(ordered)).await
+    }
+
+    /// Agrees on a thread that may wait for the disk.
+    async fn agree_blocking(self: &Arc<Self>, founding: Founding) -> Result<(), StartError> {
+        let state = self.clone();
+        tokio::task::spawn_blocking(move || state.agree(founding))
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?
             .map_err(StartError::Configuration)
     }
 

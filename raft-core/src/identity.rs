@@ -75,8 +75,8 @@ impl DataDirectory {
         let file = path.join(IDENTITY);
         if file.exists() {
             let text = fs::read_to_string(&file).map_err(context)?;
-            let (node, founding) =
-                parse(&text).map_err(|why| context(io::Error::other(format!("{IDENTITY}: {why}"))))?;
+            let (node, founding) = parse(&text)
+                .map_err(|why| context(io::Error::other(format!("{IDENTITY}: {why}"))))?;
             return Ok(Self {
                 path: path.to_owned(),
                 node,

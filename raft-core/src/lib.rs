@@ -45,7 +45,7 @@ mod types;
 pub use config::{Config, Start};
 pub use error::{ProposeError, ReadError, StartError};
 pub use log::SyncPolicy;
-pub use machine::{EntryContext, MachineError, SnapshotWriter, StateMachine, Stamper};
+pub use machine::{EntryContext, MachineError, SnapshotWriter, Stamper, StateMachine};
 pub use node::{
     Applied, MAX_COMMAND_BYTES, MemberStatus, Node, NodeProgress, Role, Status, StatusWatch,
 };

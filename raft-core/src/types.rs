@@ -138,7 +138,7 @@ impl<T> Callback<T> {
 
 impl<T: openraft::OptionalSend + 'static> openraft::raft::responder::Responder<TypeConfig, T>
     for Callback<T>
- {
+{
     fn on_complete(self, result: T) {
         (self.0)(result);
     }
@@ -158,10 +158,8 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>;
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Proposal, NodeId, Member>;
-    type Entry = openraft::Entry<
-        <Self::LeaderId as openraft::vote::RaftLeaderId>::Committed,
-        Self::Payload,
-    >;
+    type Entry =
+        openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
     type AsyncRuntime = openraft::TokioRuntime;
     type Responder<T>
         = Callback<T>

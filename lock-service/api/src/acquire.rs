@@ -91,10 +91,14 @@ pub struct GrantedResponse {
     /// What was left of the lease when the answer was made, in milliseconds of cluster time. A hint:
     /// a local deadline must be counted from a *sending* time (DESIGN section 3, Time).
     pub remaining_ms: u64,
-    /// Position of the grant.
+    /// Position of this answer: of the grant, the first time; a repeat has one of its own.
     pub position: Position,
-    /// Position at which the request joined the queue; equal to `position` when granted at once.
+    /// Position at which the request joined the queue; equal to `position` of the first answer when
+    /// granted at once.
     pub queued_position: Position,
+    /// Something about this grant that its user should know, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// 202 answer of `POST /v1/acquire`: still waiting. Repeat the same request, with these `lease` and

@@ -113,9 +113,6 @@ pub struct MemberView {
     /// Index up to which its log is purged.
     #[serde(default)]
     pub purged_index: Option<u64>,
-    /// The program's version.
-    #[serde(default)]
-    pub version: Option<String>,
 }
 
 /// 200 answer of `GET /v1/cluster`. Any node answers it, also without a quorum: it is this node's

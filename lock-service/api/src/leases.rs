@@ -114,6 +114,9 @@ pub struct LeaseCreatedResponse {
     pub remaining_ms: u64,
     /// Position of the creation.
     pub position: Position,
+    /// Something about this lease that its user should know, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Body of `POST /v1/leases/revoke`.

@@ -192,7 +192,7 @@ pub struct Problem {
     /// Id of the lease that holds the lock (`lock_held`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_lease_id: Option<LeaseId>,
-    /// Waiters for the lock (`lock_held`, `wait_timeout`).
+    /// Waiters for the lock (`lock_held`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_length: Option<u64>,
     /// The token that is held (`already_held`), or that was refused (`token_stale`, `grant_ended`).

@@ -29,7 +29,7 @@ pub async fn acquire(
     };
     let acquired = app
         .service()?
-        .acquire(request, terms.deadline(), answer_deadline)
+        .acquire(request, terms.timeout, answer_deadline)
         .await?;
     Ok(match acquired {
         Acquired::Granted(granted) => reply(granted.position, granted),

@@ -41,7 +41,6 @@ pub async fn cluster(State(app): State<App>) -> Reply {
             applied_index: progress.as_ref().and_then(|own| own.applied_index),
             snapshot_index: progress.as_ref().and_then(|own| own.snapshot_index),
             purged_index: progress.as_ref().and_then(|own| own.purged_index),
-            version: None,
         }
     }));
     let body = ClusterResponse {
@@ -76,7 +75,11 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(app): State<App>, terms: Terms) -> Reply {
     let service = app.service()?;
     service
-        .freshen(Consistency::Linearizable, terms.min_position, terms.deadline())
+        .freshen(
+            Consistency::Linearizable,
+            terms.min_position,
+            terms.deadline(),
+        )
         .await?;
     let (founded, position) = service.node().read(|machine| {
         let table = &machine.table;

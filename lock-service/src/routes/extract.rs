@@ -115,7 +115,11 @@ fn query_error(text: &str) -> Failure {
         .strip_prefix("Failed to deserialize query string: ")
         .unwrap_or(text);
     let named = detail.split_once(": ").map(|(field, _)| field);
-    let is_name = |field: &&str| field.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let is_name = |field: &&str| {
+        field
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
     let quoted = || detail.split('`').nth(1);
     invalid(named.filter(is_name).or_else(quoted), detail)
 }

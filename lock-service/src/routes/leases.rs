@@ -1,5 +1,6 @@
 //! Leases: renew, make, end, list, inspect.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use lock_api::{
     CreateLeaseRequest, ErrorCode, LeaseId, LeasePage, LeaseQuery, LeaseResponse, LeaseView,
@@ -85,7 +86,11 @@ pub async fn list(
     UrlQuery(query): UrlQuery<LeasesQuery>,
 ) -> Reply {
     let size = page_size(query.page_size)?;
-    let after = query.cursor.as_deref().map(lease_id).transpose()?;
+    let after = query
+        .cursor
+        .as_deref()
+        .map(|cursor| lease_id("cursor", cursor))
+        .transpose()?;
     let service = app.service()?;
     let stale_by_ms = service
         .freshen(
@@ -118,11 +123,12 @@ pub async fn list(
 /// `GET /v1/leases/{id}`
 pub async fn inspect(
     State(app): State<App>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     terms: Terms,
     UrlQuery(query): UrlQuery<LeaseQuery>,
 ) -> Reply {
-    let id = lease_id(&id)?;
+    let Path(id) = id.map_err(|error| invalid(Some("id"), format!("`id`: {error}")))?;
+    let id = lease_id("id", &id)?;
     let service = app.service()?;
     let stale_by_ms = service
         .freshen(
@@ -153,10 +159,10 @@ pub async fn inspect(
     Ok(reply(position, response))
 }
 
-fn lease_id(text: &str) -> Result<lock_model::LeaseId, Failure> {
+fn lease_id(field: &str, text: &str) -> Result<lock_model::LeaseId, Failure> {
     text.parse::<LeaseId>()
         .map(|id| lock_model::LeaseId(id.to_bytes()))
-        .map_err(|error| invalid(Some("id"), format!("`id`: {error}")))
+        .map_err(|error| invalid(Some(field), format!("`{field}`: {error}")))
 }
 
 /// Entries of one page.

@@ -90,14 +90,18 @@ fn view(lock: &lock_model::LockView, clock: Timestamp) -> Option<LockView> {
         (true, false) => Some(BlockReason::Queued),
         (true, true) => None,
     };
-    let queue = lock.queue.iter().zip(1..).map(|(waiter, place)| WaiterView {
-        place,
-        owner: wire::owner(&waiter.owner),
-        lease_id: wire::lease_id(waiter.lease),
-        mode: LockMode::Exclusive,
-        queued_position: wire::position(waiter.queued_position),
-        wait_remaining_ms: clock.ms_until(waiter.deadline),
-    });
+    let queue = lock
+        .queue
+        .iter()
+        .zip(1..)
+        .map(|(waiter, place)| WaiterView {
+            place,
+            owner: wire::owner(&waiter.owner),
+            lease_id: wire::lease_id(waiter.lease),
+            mode: LockMode::Exclusive,
+            queued_position: wire::position(waiter.queued_position),
+            wait_remaining_ms: clock.ms_until(waiter.deadline),
+        });
     let holders = lock.holders.iter().map(|holder| HolderView {
         owner: wire::owner(&holder.owner),
         lease_id: wire::lease_id(holder.lease),

@@ -10,11 +10,11 @@ mod locks;
 
 use std::sync::{Arc, OnceLock};
 
+use axum::Json;
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::Json;
 use lock_api::{ErrorCode, POSITION_HEADER, Position, Problem, path};
 use serde::Serialize;
 

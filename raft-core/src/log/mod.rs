@@ -95,14 +95,15 @@ impl LogStore {
     /// Syncs everything appended so far. Used before a snapshot takes its place beside the log.
     pub async fn sync(&self) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        self.writer.send(Job::Sync { done })?;
+        self.writer.send(Job::Sync { done }).await?;
         settled(wait).await
     }
 
-    /// Syncs, advances the mark and ends the writer thread. Later writes fail.
+    /// Syncs, advances the mark and ends the writer thread. Later writes fail. RocksDB itself closes
+    /// when the last clone and the last reader are dropped.
     pub async fn close(&self) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        self.writer.send(Job::Close { done })?;
+        self.writer.send(Job::Close { done }).await?;
         settled(wait).await
     }
 
@@ -228,7 +229,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, wait) = oneshot::channel();
-        self.writer.send(Job::Vote { vote: *vote, done })?;
+        self.writer.send(Job::Vote { vote: *vote, done }).await?;
         settled(wait).await?;
         self.shared.state.write().vote = Some(*vote);
         Ok(())
@@ -266,11 +267,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             state.last
         };
-        self.writer.send(Job::Append {
-            records,
-            last,
-            callback,
-        })
+        self.writer
+            .send(Job::Append {
+                records,
+                last,
+                callback,
+            })
+            .await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -281,10 +284,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             state.last = last.min(state.last).max(state.purged);
         }
         let (done, wait) = oneshot::channel();
-        self.writer.send(Job::Truncate {
-            first_removed,
-            done,
-        })?;
+        self.writer
+            .send(Job::Truncate {
+                first_removed,
+                done,
+            })
+            .await?;
         settled(wait).await?;
         // Only now: what was appended before the truncation is behind the writer.
         self.shared.state.write().tail.unwritten(first_removed);
@@ -298,7 +303,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             state.last = state.last.max(Some(upto));
             state.tail.purge(upto.index);
         }
-        self.writer.send(Job::Purge { upto })
+        self.writer.send(Job::Purge { upto }).await
     }
 }
 

@@ -2,12 +2,12 @@ use std::io;
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorageExt};
-use openraft::type_config::TypeConfigExt;
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
 
 use super::*;
-use crate::snapshot::SnapshotStore;
 use crate::apply::Applier;
+use crate::snapshot::SnapshotStore;
 use crate::testing::Register;
 use crate::types::Proposal;
 
@@ -16,10 +16,8 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, Applier<Register>, tempfile::TempDir> for Builder {
     async fn build(
         &self,
-    ) -> Result<
-        (tempfile::TempDir, LogStore, Applier<Register>),
-        openraft::StorageError<TypeConfig>,
-    > {
+    ) -> Result<(tempfile::TempDir, LogStore, Applier<Register>), openraft::StorageError<TypeConfig>>
+    {
         let folder = tempfile::tempdir().unwrap();
         let log = LogStore::open(&folder.path().join("log"), SyncPolicy::Always).unwrap();
         let snapshots = SnapshotStore::open(&folder.path().join("snapshots")).unwrap();
@@ -42,7 +40,10 @@ fn entry(term: u64, index: u64) -> Entry {
         stamp: index,
         ..Proposal::default()
     };
-    Entry::new(log_id(term, index), openraft::EntryPayload::Normal(proposal))
+    Entry::new(
+        log_id(term, index),
+        openraft::EntryPayload::Normal(proposal),
+    )
 }
 
 async fn append(log: &mut LogStore, term: u64, indexes: std::ops::Range<u64>) {
@@ -93,7 +94,7 @@ async fn a_log_that_lost_synced_entries_is_refused_by_name() {
         error.contains("entries 40 to 49 were synced and are gone"),
         "{error}"
     );
-    assert!(error.contains("join again with an empty data directory"));
+    assert!(error.contains("to join again with an empty data directory"));
 }
 
 #[tokio::test]
@@ -139,7 +140,10 @@ async fn a_read_older_than_the_memory_tail_comes_from_disk_without_a_hole() {
         log.blocking_append(entries).await.unwrap();
     }
     let held_from = log.shared.state.read().tail.first().unwrap();
-    assert!(held_from > 100, "the tail keeps to its budget, holds from {held_from}");
+    assert!(
+        held_from > 100,
+        "the tail keeps to its budget, holds from {held_from}"
+    );
     let mut reader = log.get_log_reader().await;
     let entries = reader.try_get_log_entries(0..600).await.unwrap();
     let indexes: Vec<u64> = entries.iter().map(RaftEntry::index).collect();
@@ -158,7 +162,11 @@ async fn callbacks_of_a_group_come_after_its_entries_are_readable() {
             .unwrap();
         let mut reader = log.get_log_reader().await;
         let read = reader.try_get_log_entries(index..=index).await.unwrap();
-        assert_eq!(read.len(), 1, "entry {index} is readable when append returns");
+        assert_eq!(
+            read.len(),
+            1,
+            "entry {index} is readable when append returns"
+        );
         waits.push(wait);
     }
     for wait in waits {
@@ -185,4 +193,3 @@ async fn reopen_error(path: &std::path::Path) -> String {
     };
     error.to_string()
 }
-

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,10 @@ use crate::types::{LogId, TypeConfig, Vote, vote_rank};
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// How far the mark may lag behind the synced log, in time.
 const MARK_LAG: Duration = Duration::from_secs(1);
+
+/// Jobs that wait for the thread. openraft merges what it has into few large appends, so this is much.
+const QUEUE: usize = 1024;
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Done = oneshot::Sender<io::Result<()>>;
 
@@ -56,7 +60,7 @@ pub(super) enum Job {
 /// The sending side of the queue. The thread ends when all clones are gone.
 #[derive(Clone)]
 pub(super) struct Writer {
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
 }
 
 impl Writer {
@@ -66,7 +70,7 @@ impl Writer {
         mark: Mark,
         sync: SyncPolicy,
     ) -> io::Result<Self> {
-        let (jobs, queue) = channel();
+        let (jobs, queue) = sync_channel(QUEUE);
         let durable = mark.value();
         let thread = WriterThread {
             db,
@@ -83,10 +87,23 @@ impl Writer {
         Ok(Self { jobs })
     }
 
-    pub fn send(&self, job: Job) -> io::Result<()> {
-        self.jobs.send(job).map_err(|_| {
-            io::Error::other("the log's writer thread has ended after a failed write, or is closed")
-        })
+    /// Queues a job. A full queue holds the caller back, which is openraft's own loop: while the disk
+    /// is that far behind, nothing more is taken. Not cancellation safe.
+    pub async fn send(&self, mut job: Job) -> io::Result<()> {
+        loop {
+            match self.jobs.try_send(job) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(unsent)) => {
+                    job = unsent;
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    return Err(io::Error::other(
+                        "the log's writer thread has ended after a failed write, or is closed",
+                    ));
+                }
+            }
+        }
     }
 }
 
@@ -148,7 +165,8 @@ impl WriterThread {
             let failed = result.is_err();
             if let Some(done) = closing {
                 let result = result.and_then(|()| self.advance_mark());
-                // The database is let go before the answer, so that it can be opened again at once.
+                // This thread lets go of the database before it answers, so that dropping the store
+                // closes it.
                 drop(self);
                 let _ = done.send(result);
                 return;
@@ -222,7 +240,12 @@ impl WriterThread {
                 } => {
                     waiting.others.push(done);
                     // What came before must be durable, and the mark below the cut, before the cut.
-                    self.write(std::mem::take(&mut batch), true, appended.take(), voted.take())?;
+                    self.write(
+                        std::mem::take(&mut batch),
+                        true,
+                        appended.take(),
+                        voted.take(),
+                    )?;
                     self.durable.synced_below = self.durable.synced_below.min(first_removed);
                     self.advance_mark()?;
                     batch.delete_range(keys::entry(first_removed), keys::entries_end());

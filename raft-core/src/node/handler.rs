@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -59,7 +59,12 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
         &self,
         request: TransferLeaderRequest<TypeConfig>,
     ) -> BoxFuture<'_, Result<TransferLeaderResponse<TypeConfig>, String>> {
-        Box::pin(async move { self.raft.handle_transfer_leader(request).await.map_err(text) })
+        Box::pin(async move {
+            self.raft
+                .handle_transfer_leader(request)
+                .await
+                .map_err(text)
+        })
     }
 
     fn install(
@@ -110,7 +115,7 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
         (&Status::new(&self.raft.metrics().borrow_watched()).progress).into()
     }
 
-    fn founding(&self) -> &dyn FoundingHandler {
-        &*self.founding
+    fn founding(&self) -> Arc<dyn FoundingHandler> {
+        self.founding.clone()
     }
 }

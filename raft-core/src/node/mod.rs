@@ -26,7 +26,7 @@ use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
 use crate::identity::DataDirectory;
 use crate::log::LogStore;
-use crate::machine::{StateMachine, Stamper};
+use crate::machine::{Stamper, StateMachine};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
     Acceptor, Connection, Dialer, Founding, Identity, NetworkFactory, Reply, Request,

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::apply::{Applied, Applier};
-use crate::machine::{StateMachine, Stamper};
+use crate::machine::{Stamper, StateMachine};
 use crate::types::{Callback, Proposal, ProposalId, TypeConfig};
 
 /// How often a new leader that waits for its first entry checks that it still leads.
@@ -56,11 +56,12 @@ impl<M: StateMachine, S: Stamper> Proposer<M, S> {
                 .raft
                 .write(proposal)
                 .with_leader(sealing.term)
-                .responder(Callback::new(move |result| match result {
-                    Err(ClientWriteError::ForwardToLeader(_)) => refused(),
+                .responder(Callback::new(move |result| {
                     // Applied: the proposer hears it from its own apply. Discarded: it may be in
                     // other logs, so the outcome is open until an entry of a later term is applied.
-                    Ok(_) | Err(_) => {}
+                    if let Err(ClientWriteError::ForwardToLeader(_)) = result {
+                        refused();
+                    }
                 }))
                 .await;
             if let Err(fatal) = handed_over {

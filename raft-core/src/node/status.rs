@@ -7,7 +7,8 @@ use crate::transport::PeerStatus;
 use crate::types::{Member, NodeId, TypeConfig};
 
 type Metrics = openraft::RaftMetrics<TypeConfig>;
-pub(super) type MetricsReceiver = openraft::type_config::alias::WatchReceiverOf<TypeConfig, Metrics>;
+pub(super) type MetricsReceiver =
+    openraft::type_config::alias::WatchReceiverOf<TypeConfig, Metrics>;
 
 /// A node's part in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +139,11 @@ impl Status {
                     voter: voters.contains(node),
                 })
                 .collect(),
-            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+            failure: metrics
+                .running_state
+                .as_ref()
+                .err()
+                .map(ToString::to_string),
         }
     }
 

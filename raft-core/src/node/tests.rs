@@ -47,7 +47,10 @@ impl Group {
         let started = timeout(LONG, futures::future::join_all(starting))
             .await
             .expect("the group is founded in time");
-        group.nodes = started.into_iter().map(|node| Some(node.unwrap())).collect();
+        group.nodes = started
+            .into_iter()
+            .map(|node| Some(node.unwrap()))
+            .collect();
         group
     }
 
@@ -75,13 +78,10 @@ impl Group {
     async fn restart(&mut self, number: usize) {
         let config = self.config(number);
         let listener = TcpListener::bind(&self.addresses[number]).await.unwrap();
-        let node = timeout(
-            LONG,
-            Node::start(config, listener, Register::default(), ()),
-        )
-        .await
-        .unwrap()
-        .unwrap();
+        let node = timeout(LONG, Node::start(config, listener, Register::default(), ()))
+            .await
+            .unwrap()
+            .unwrap();
         self.nodes[number] = Some(node);
     }
 
@@ -99,8 +99,13 @@ impl Group {
     }
 
     fn commands(&self, number: usize) -> Vec<u64> {
-        self.node(number)
-            .read(|machine| machine.seen.iter().map(|(_, _, command)| *command).collect())
+        self.node(number).read(|machine| {
+            machine
+                .seen
+                .iter()
+                .map(|(_, _, command)| *command)
+                .collect()
+        })
     }
 
     async fn caught_up(&self, number: usize) -> Vec<u64> {
@@ -229,7 +234,11 @@ async fn without_a_majority_nothing_is_acknowledged_and_the_error_says_what_is_k
         "{error}"
     );
     let error = group.node(leader).propose(&2, soon()).await.unwrap_err();
-    assert_eq!(error, ProposeError::NotProposed, "its leadership has lapsed");
+    assert_eq!(
+        error,
+        ProposeError::NotProposed,
+        "its leadership has lapsed"
+    );
     assert_eq!(
         group.node(leader).read_barrier(soon()).await,
         Err(ReadError::NoLeader)

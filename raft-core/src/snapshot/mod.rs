@@ -276,7 +276,8 @@ impl SnapshotFile {
             hasher.update(&buffer[..read]);
         }
         let mut trailer = [0; TRAILER_BYTES as usize];
-        self.reader(total - TRAILER_BYTES)?.read_exact(&mut trailer)?;
+        self.reader(total - TRAILER_BYTES)?
+            .read_exact(&mut trailer)?;
         let mut length = [0; 8];
         length.copy_from_slice(&trailer[..8]);
         if u64::from_le_bytes(length) != body_bytes {

@@ -22,8 +22,7 @@ pub(super) fn encode<T: Serialize>(number: u64, body: &T) -> io::Result<Bytes> {
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&GROUP.to_be_bytes());
     bytes.extend_from_slice(&number.to_be_bytes());
-    let mut bytes =
-        postcard::to_extend(body, bytes).map_err(|error| invalid(error.to_string()))?;
+    let mut bytes = postcard::to_extend(body, bytes).map_err(|error| invalid(error.to_string()))?;
     let length = bytes.len() - 4;
     if length > MAX_FRAME_BYTES {
         return Err(invalid(format!(

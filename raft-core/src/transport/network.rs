@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
@@ -29,8 +27,9 @@ use crate::types::{Member, NodeId, TypeConfig, Vote};
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A follower installs a received snapshot within this.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
-/// Appends on the way to one follower.
-const APPEND_WINDOW: usize = 1;
+/// Appends on the way to one follower. While that many are, entries gather for the next, so that one
+/// append, and one fsync of the follower, carries many: see docs/decisions/0007.
+const APPEND_WINDOW: usize = 2;
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks on the way; times their size, the memory that a transfer takes.
 const CHUNK_WINDOW: usize = 4;
@@ -90,7 +89,10 @@ fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
 fn unexpected(reply: Reply) -> RPCError<TypeConfig> {
     match reply {
         Reply::Failed(why) => network_error(format!("the peer answered: {why}")).into(),
-        other => network_error(format!("the peer gave an answer of another kind: {other:?}")).into(),
+        other => network_error(format!(
+            "the peer gave an answer of another kind: {other:?}"
+        ))
+        .into(),
     }
 }
 
@@ -166,7 +168,9 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
         }
     }
 
-    async fn next(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+    async fn next(
+        &mut self,
+    ) -> Option<Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
         loop {
             match self.step().await? {
                 Step::Send(None) => self.requests = None,

@@ -35,7 +35,8 @@ const WRITE_QUEUE: usize = 1024;
 /// Appends of one pipeline that wait for openraft.
 const APPEND_QUEUE: usize = 64;
 
-pub(crate) type AppendResults = futures::stream::BoxStream<'static, Result<StreamAppendResult<TypeConfig>, String>>;
+pub(crate) type AppendResults =
+    futures::stream::BoxStream<'static, Result<StreamAppendResult<TypeConfig>, String>>;
 
 /// Who answers, and for which cluster.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +47,7 @@ pub(crate) struct Identity {
 
 /// What a running node does with its peers' requests. Errors become [`Reply::Failed`].
 pub(crate) trait Handler: Send + Sync + 'static {
-    fn append(
-        &self,
-        requests: ReceiverStream<AppendEntriesRequest<TypeConfig>>,
-    ) -> AppendResults;
+    fn append(&self, requests: ReceiverStream<AppendEntriesRequest<TypeConfig>>) -> AppendResults;
     fn vote(
         &self,
         request: VoteRequest<TypeConfig>,
@@ -76,7 +74,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>>;
     fn status(&self) -> super::PeerStatus;
     /// Founding questions, from nodes that belong to no cluster yet.
-    fn founding(&self) -> &dyn FoundingHandler;
+    fn founding(&self) -> Arc<dyn FoundingHandler>;
 }
 
 /// What a node says and does while a cluster is being founded, and of it ever after.
@@ -126,21 +124,8 @@ pub(crate) async fn serve_bootstrap(
             let founding = founding.clone();
             connections.spawn(async move {
                 let served = async {
-                    let (mut read, write) = greet(stream, node, None).await?;
-                    let (replies, queue) = mpsc::channel(WRITE_QUEUE);
-                    let writer = write_frames(write, queue);
-                    let reader = async move {
-                        let mut buffer = Vec::new();
-                        loop {
-                            let (number, request) = frame::read(&mut read, &mut buffer).await?;
-                            let reply = founding_reply(founding.clone(), request).await;
-                            send(&replies, number, &reply).await?;
-                        }
-                    };
-                    tokio::select! {
-                        ended = reader => ended,
-                        ended = writer => ended,
-                    }
+                    let caller = greet(stream, node, None).await?;
+                    serve_founding(caller, founding).await
                 };
                 if let Err(error) = served.await {
                     tracing::debug!(%error, "a founding connection ended");
@@ -170,12 +155,34 @@ pub(crate) async fn serve_peers(
     }
 }
 
+/// Who called, after the handshake.
+struct Caller {
+    read: BufReader<OwnedReadHalf>,
+    write: tokio::net::tcp::OwnedWriteHalf,
+    /// Whether it belongs to the cluster. One that does not may only ask of founding.
+    is_member: bool,
+}
+
+/// Answers nothing but founding questions on this connection.
+async fn serve_founding(mut caller: Caller, founding: Arc<dyn FoundingHandler>) -> io::Result<()> {
+    let (replies, queue) = mpsc::channel(WRITE_QUEUE);
+    let writer = write_frames(caller.write, queue);
+    let reader = async move {
+        let mut buffer = Vec::new();
+        loop {
+            let (number, request) = frame::read(&mut caller.read, &mut buffer).await?;
+            let reply = founding_reply(founding.clone(), request).await;
+            send(&replies, number, &reply).await?;
+        }
+    };
+    tokio::select! {
+        ended = reader => ended,
+        ended = writer => ended,
+    }
+}
+
 /// Shakes hands. With a cluster, the caller must belong to it or only ask of founding.
-async fn greet(
-    stream: TcpStream,
-    node: NodeId,
-    cluster: Option<ClusterId>,
-) -> io::Result<(BufReader<OwnedReadHalf>, tokio::net::tcp::OwnedWriteHalf)> {
+async fn greet(stream: TcpStream, node: NodeId, cluster: Option<ClusterId>) -> io::Result<Caller> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::with_capacity(64 << 10, read);
@@ -193,7 +200,11 @@ async fn greet(
     };
     write.write_all(&frame::encode(0, &welcome)?).await?;
     match refusal {
-        None => Ok((read, write)),
+        None => Ok(Caller {
+            read,
+            write,
+            is_member: hello.cluster.is_some(),
+        }),
         Some(why) => {
             tracing::warn!(from = %hello.from, why, "refused a peer");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
@@ -235,7 +246,7 @@ async fn founding_reply(founding: Arc<dyn FoundingHandler>, request: Request) ->
                 Err(error) => Err(error.to_string()),
             }
         }
-        _ => Err("this node is not part of a running cluster yet".to_owned()),
+        _ => Err("only a member of the cluster may ask this".to_owned()),
     };
     reply.unwrap_or_else(Reply::Failed)
 }
@@ -259,7 +270,13 @@ async fn serve_peer(
     handler: Arc<dyn Handler>,
     snapshots: SnapshotStore,
 ) -> io::Result<()> {
-    let (mut read, write) = greet(stream, identity.node, Some(identity.cluster)).await?;
+    let caller = greet(stream, identity.node, Some(identity.cluster)).await?;
+    if !caller.is_member {
+        return serve_founding(caller, handler.founding()).await;
+    }
+    let Caller {
+        mut read, write, ..
+    } = caller;
     let (replies, queue) = mpsc::channel(WRITE_QUEUE);
     let writer = write_frames(write, queue);
     let reader = async move {
@@ -342,12 +359,7 @@ async fn answer(handler: &dyn Handler, request: Request) -> Reply {
             .map(Reply::TransferLeader),
         Request::ReadIndex => handler.read_index().await.map(Reply::ReadIndex),
         Request::Status => Ok(Reply::Status(handler.status())),
-        Request::Identify { initial_peers } => handler.founding().identify(initial_peers),
-        Request::Agree(founding) => handler
-            .founding()
-            .agree(founding)
-            .map(|()| Reply::Agreed),
-        _ => Err("this request is served elsewhere".to_owned()),
+        _ => Err("this request has no place on this connection".to_owned()),
     };
     reply.unwrap_or_else(Reply::Failed)
 }
