@@ -98,9 +98,30 @@ fn a_lock_that_is_not_acquired_is_75_and_names_the_holder() {
     );
     assert_eq!(server.requests("/v1/acquire")[0].body["wait_ms"], 0);
 
-    let server = cluster_with(|_| problem("wait_timeout"), |_| renewed(15_000));
-    let output = lock(&server, &["--wait", "1s"], &["true"]);
-    assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
+    // The refusal of a wait names nobody; whoever holds the lock is asked for.
+    let view = json!({
+        "lock": "a", "position": "9.0", "queue": [],
+        "holders": [{
+            "owner": "billing-8", "lease_id": "0123456789abcdef0123456789abcdef",
+            "mode": "exclusive", "token": TOKEN, "age_ms": 1, "remaining_ms": 1,
+        }],
+    });
+    for (view, named) in [
+        (Some(view), "held by billing-8 (lease 0123456789abcdef"),
+        (None, "wait_timeout"),
+    ] {
+        let server = FakeServer::start(move |request| match request.path.split('?').next() {
+            Some("/v1/acquire") => problem("wait_timeout"),
+            Some("/v1/locks") => match &view {
+                Some(view) => Reaction::Answer(200, view.clone()),
+                None => problem("not_found"),
+            },
+            other => panic!("nobody should ask for {other:?}"),
+        });
+        let output = lock(&server, &["--wait", "1s"], &["true"]);
+        assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
+        assert!(stderr(&output).contains(named), "{}", stderr(&output));
+    }
 }
 
 #[test]
