@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::directory;
 use crate::error::StartError;
 use crate::transport::{Founding, FoundingMember};
 use crate::types::{ClusterId, Member, NodeId};
@@ -58,7 +59,7 @@ impl DataDirectory {
                 format!("data directory {}: {error}", path.display()),
             ))
         };
-        fs::create_dir_all(path).map_err(context)?;
+        directory::create_durable(path).map_err(context)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -151,7 +152,7 @@ impl DataDirectory {
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&partial, self.path.join(IDENTITY))?;
-        File::open(&self.path)?.sync_all()
+        directory::sync(&self.path)
     }
 }
 

@@ -28,6 +28,7 @@
 mod apply;
 mod codec;
 mod config;
+mod directory;
 mod error;
 mod founding;
 mod identity;

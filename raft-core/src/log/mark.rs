@@ -9,7 +9,7 @@
 //! Two slots, written in turn, each with a sequence number and a checksum, in separate sectors: a
 //! torn write spoils at most the slot being written.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,16 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Makes a new mark file. The caller syncs the directory.
+    /// Makes a new mark file; a process that is killed meanwhile leaves none. The caller syncs the
+    /// directory.
     pub fn create(path: &Path) -> io::Result<Self> {
+        let partial = path.with_extension("partial");
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create_new(true)
-            .open(path)?;
+            .create(true)
+            .truncate(true)
+            .open(&partial)?;
         file.set_len(FILE_BYTES)?;
         let mut mark = Self {
             file,
@@ -52,6 +55,7 @@ impl Mark {
             value: Durable::default(),
         };
         mark.store(Durable::default())?;
+        fs::rename(&partial, path)?;
         Ok(mark)
     }
 

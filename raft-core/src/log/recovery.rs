@@ -4,7 +4,6 @@
 //! to rebuild the node from its peers, because a Raft node that forgot an acknowledged entry or a
 //! vote can elect a leader that lacks committed entries.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use rocksdb::{DB, DBRecoveryMode, Options};
 use super::keys;
 use super::mark::Mark;
 use crate::codec;
+use crate::directory::{create_durable, sync};
 use crate::types::{LogId, Vote, vote_rank};
 
 const DATABASE: &str = "rocksdb";
@@ -56,7 +56,7 @@ fn options() -> Options {
 }
 
 pub(super) fn open(directory: &Path) -> io::Result<Recovered> {
-    fs::create_dir_all(directory)?;
+    create_durable(directory)?;
     let database = directory.join(DATABASE);
     let mark_path = directory.join(MARK);
     let existed = database.join("CURRENT").exists();
@@ -65,7 +65,10 @@ pub(super) fn open(directory: &Path) -> io::Result<Recovered> {
     } else if existed {
         return Err(refused(directory, "its synced mark is missing"));
     } else {
-        Mark::create(&mark_path)?
+        let mark = Mark::create(&mark_path)?;
+        // Before the database, or a power cut could leave a database without its mark.
+        sync(directory)?;
+        mark
     };
     if !existed && mark.value() != Default::default() {
         return Err(refused(
@@ -75,7 +78,7 @@ pub(super) fn open(directory: &Path) -> io::Result<Recovered> {
     }
     let db = DB::open(&options(), &database).map_err(|error| refused(directory, error))?;
     for folder in [directory, &database] {
-        File::open(folder)?.sync_all()?;
+        sync(folder)?;
     }
 
     let vote = read_meta::<Vote>(&db, keys::VOTE).map_err(|error| refused(directory, error))?;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec;
+use crate::directory;
 use crate::types::SnapshotMeta;
 
 const MAGIC: &[u8; 8] = b"PALISNAP";
@@ -53,7 +54,7 @@ fn invalid(path: &Path, why: impl std::fmt::Display) -> io::Error {
 impl SnapshotStore {
     /// Opens or makes the folder and removes what an earlier process left half-written.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+        directory::create_durable(folder)?;
         for item in fs::read_dir(folder)? {
             let path = item?.path();
             if path
@@ -162,7 +163,7 @@ impl SnapshotStore {
             .map_or((0, 0), |log_id| (log_id.index, log_id.leader_id.term));
         let path = self.folder.join(format!("{index:020}-{term}.{SUFFIX}"));
         fs::rename(&partial.path, &path)?;
-        File::open(&self.folder)?.sync_all()?;
+        directory::sync(&self.folder)?;
         for older in self.files()? {
             if older < path {
                 fs::remove_file(older)?;
