@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),
     };
-    runtime.block_on(async {
+    let status = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve(*args).await,
             Command::Dev(args) => match dev::run(args, terminated()).await {
@@ -54,7 +54,10 @@ fn main() -> ExitCode {
                 Err(error) => fail(FAILED, &error),
             },
         }
-    })
+    });
+    // A thread that still reads standard input must not keep the process.
+    runtime.shutdown_background();
+    status
 }
 
 /// Half of the cores: the log's writer and RocksDB need some too, and every worker more costs wake-ups

@@ -83,9 +83,11 @@ async fn collect(node: Arc<Node<LockMachine>>, mut queue: mpsc::Receiver<Ask>) {
             asks.push(ask);
         }
         let attempt = Instant::now() + ATTEMPT_TIMEOUT;
-        let latest = asks.iter().map(|ask| ask.deadline).max().unwrap_or(attempt);
+        // A little before the first of them gives up, so that it hears what is known.
+        let earliest = asks.iter().map(|ask| ask.deadline).min().unwrap_or(attempt);
+        let until = attempt.min(earliest.checked_sub(MARGIN).unwrap_or(earliest));
         let command = Command::Renew { leases };
-        match node.propose(&command, attempt.min(latest)).await {
+        match node.propose(&command, until).await {
             Ok(applied) => answer(std::mem::take(&mut asks), applied.response),
             Err(error) => {
                 // A renewal may be executed twice: it only raises deadlines, and those who asked

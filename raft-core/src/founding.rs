@@ -57,6 +57,11 @@ impl FoundingState {
         self.agreed.borrow().clone()
     }
 
+    /// The log exists: see [`DataDirectory::log_was_made`]. Blocking.
+    pub fn log_was_made(&self) -> Result<(), StartError> {
+        Ok(self.directory.lock().log_was_made()?)
+    }
+
     /// Whether this node leads the founding that it agreed to.
     pub fn is_first(&self, founding: &Founding) -> bool {
         founding

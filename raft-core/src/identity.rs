@@ -16,6 +16,7 @@ use crate::types::{ClusterId, Member, NodeId};
 
 const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
+const LOG: &str = "log";
 const FORMAT: u32 = 1;
 
 /// The identity file, for people too: ids are hexadecimal text.
@@ -24,6 +25,9 @@ struct IdentityFile {
     format: u32,
     node_id: String,
     founding: Option<FoundingRecord>,
+    /// Whether the log was made: from then on its absence is a loss, not a beginning.
+    #[serde(default)]
+    log_made: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,6 +50,7 @@ pub(crate) struct DataDirectory {
     path: PathBuf,
     node: NodeId,
     founding: Option<Founding>,
+    log_made: bool,
     /// Held for the life of the process.
     _lock: File,
 }
@@ -76,16 +81,24 @@ impl DataDirectory {
         let file = path.join(IDENTITY);
         if file.exists() {
             let text = fs::read_to_string(&file).map_err(context)?;
-            let (node, founding) = parse(&text)
+            let identity = parse(&text)
                 .map_err(|why| context(io::Error::other(format!("{IDENTITY}: {why}"))))?;
+            if identity.log_made && !path.join(LOG).exists() {
+                return Err(context(io::Error::other(format!(
+                    "its log is gone: {LOG}/ was made once and is missing. A node without its log \
+                     must not vote as the one it was; put the whole directory back, or give this \
+                     node an empty one"
+                ))));
+            }
             return Ok(Self {
                 path: path.to_owned(),
-                node,
-                founding,
+                node: identity.node,
+                founding: identity.founding,
+                log_made: identity.log_made,
                 _lock: lock,
             });
         }
-        if path.join("log").exists() {
+        if path.join(LOG).exists() {
             return Err(context(io::Error::other(format!(
                 "it holds a log and no {IDENTITY}; it was damaged, or is not a data directory"
             ))));
@@ -98,9 +111,10 @@ impl DataDirectory {
             path: path.to_owned(),
             node,
             founding: None,
+            log_made: false,
             _lock: lock,
         };
-        directory.store(None).map_err(context)?;
+        directory.store().map_err(context)?;
         Ok(directory)
     }
 
@@ -113,7 +127,7 @@ impl DataDirectory {
     }
 
     pub fn log(&self) -> PathBuf {
-        self.path.join("log")
+        self.path.join(LOG)
     }
 
     pub fn snapshots(&self) -> PathBuf {
@@ -123,16 +137,25 @@ impl DataDirectory {
     /// Remembers the founding this node agreed to, durably. The caller has checked that there is
     /// none yet.
     pub fn agree(&mut self, founding: &Founding) -> io::Result<()> {
-        self.store(Some(founding))?;
         self.founding = Some(founding.clone());
-        Ok(())
+        self.store()
     }
 
-    fn store(&self, founding: Option<&Founding>) -> io::Result<()> {
+    /// Remembers that the log exists, durably: from now on its absence is a loss.
+    pub fn log_was_made(&mut self) -> io::Result<()> {
+        if self.log_made {
+            return Ok(());
+        }
+        self.log_made = true;
+        self.store()
+    }
+
+    fn store(&self) -> io::Result<()> {
         let contents = IdentityFile {
             format: FORMAT,
             node_id: self.node.to_string(),
-            founding: founding.map(|founding| FoundingRecord {
+            log_made: self.log_made,
+            founding: self.founding.as_ref().map(|founding| FoundingRecord {
                 cluster_id: founding.cluster.to_string(),
                 members: founding
                     .members
@@ -156,7 +179,13 @@ impl DataDirectory {
     }
 }
 
-fn parse(text: &str) -> Result<(NodeId, Option<Founding>), String> {
+struct Identity {
+    node: NodeId,
+    founding: Option<Founding>,
+    log_made: bool,
+}
+
+fn parse(text: &str) -> Result<Identity, String> {
     let file: IdentityFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if file.format != FORMAT {
         return Err(format!(
@@ -189,7 +218,11 @@ fn parse(text: &str) -> Result<(NodeId, Option<Founding>), String> {
             Ok(Founding { cluster, members })
         })
         .transpose()?;
-    Ok((node(&file.node_id)?, founding))
+    Ok(Identity {
+        node: node(&file.node_id)?,
+        founding,
+        log_made: file.log_made,
+    })
 }
 
 #[cfg(test)]
@@ -237,6 +270,19 @@ mod tests {
         fs::create_dir(folder.path().join("log")).unwrap();
         let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("identity.json"), "{error}");
+    }
+
+    #[test]
+    fn a_log_that_was_made_and_is_gone_is_a_loss_and_not_a_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = DataDirectory::open(folder.path()).unwrap();
+        fs::create_dir(directory.log()).unwrap();
+        directory.log_was_made().unwrap();
+        drop(directory);
+        drop(DataDirectory::open(folder.path()).unwrap());
+        fs::remove_dir(folder.path().join(LOG)).unwrap();
+        let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("its log is gone"), "{error}");
     }
 
     #[test]

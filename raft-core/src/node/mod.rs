@@ -109,9 +109,10 @@ impl<M: StateMachine> Node<M> {
             cluster: agreed.cluster,
         };
 
-        let sync = config.sync;
+        let (sync, made) = (config.sync, founding.clone());
         let (log, snapshots) = run_blocking(move || {
             let log = LogStore::open(&log_path, sync)?;
+            made.log_was_made()?;
             Ok((log, SnapshotStore::open(&snapshot_path)?))
         })
         .await?;

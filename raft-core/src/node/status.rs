@@ -1,7 +1,9 @@
 //! What a node knows of itself and its group, at one moment, from its own point of view.
 
-use openraft::ServerState;
+use std::time::Duration;
+
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
 
 use crate::transport::PeerStatus;
 use crate::types::{Member, NodeId, TypeConfig};
@@ -9,6 +11,9 @@ use crate::types::{Member, NodeId, TypeConfig};
 type Metrics = openraft::RaftMetrics<TypeConfig>;
 pub(super) type MetricsReceiver =
     openraft::type_config::alias::WatchReceiverOf<TypeConfig, Metrics>;
+
+/// After this long without a quorum's answer a leader no longer names itself.
+const QUORUM_SILENCE: Duration = Duration::from_secs(1);
 
 /// A node's part in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +82,8 @@ pub struct NodeProgress {
     pub role: Role,
     /// The newest term it knows.
     pub term: u64,
-    /// Whom it takes for the leader of that term.
+    /// Whom it takes for the leader of that term; `None` also on a leader that has heard from no
+    /// quorum for a second.
     pub leader: Option<NodeId>,
     /// The last index in its log; `None` while the log is empty.
     pub last_log_index: Option<u64>,
@@ -119,12 +125,19 @@ impl Status {
     pub(super) fn new(metrics: &Metrics) -> Self {
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
+        // A leader that no quorum has answered lately leads nobody; a cluster of one has no quorum
+        // beside itself.
+        let lost_quorum = metrics.state.is_leader()
+            && voters.len() > 1
+            && metrics
+                .last_quorum_acked
+                .is_some_and(|acked| acked.elapsed() > QUORUM_SILENCE);
         Self {
             node: metrics.id,
             progress: NodeProgress {
                 role: metrics.state.into(),
                 term: metrics.current_term,
-                leader: metrics.current_leader,
+                leader: metrics.current_leader.filter(|_| !lost_quorum),
                 last_log_index: metrics.last_log_index,
                 committed_index: metrics.local_committed.map(|log_id| log_id.index),
                 applied_index: metrics.last_applied.map(|log_id| log_id.index),

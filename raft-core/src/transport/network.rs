@@ -15,7 +15,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connection::{Answer, CallError, Connection, Dialer};
 use super::messages::{Reply, Request};
@@ -30,6 +30,8 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// Appends on the way to one follower. While that many are, entries gather for the next, so that one
 /// append, and one fsync of the follower, carries many: see docs/decisions/0007.
 const APPEND_WINDOW: usize = 2;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks on the way; times their size, the memory that a transfer takes.
 const CHUNK_WINDOW: usize = 4;
@@ -55,6 +57,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             session: 0,
             connecting: None,
             connection: None,
+            failures: 0,
+            retry_at: Instant::now(),
         }
     }
 }
@@ -69,6 +73,18 @@ pub(crate) struct Network {
     /// Kept across calls that are cut short, so that a slow connect still comes to its end.
     connecting: Option<JoinHandle<io::Result<Connection>>>,
     connection: Option<Arc<Connection>>,
+    /// Connects that failed in a row, and when to try again. openraft's own backoff only begins once
+    /// a pipeline of appends is up.
+    failures: u32,
+    retry_at: Instant,
+}
+
+/// 20 ms, doubled by every failure up to half a second, with jitter so that peers do not meet again.
+fn reconnect_pause(failures: u32) -> Duration {
+    let pause = FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8));
+    pause
+        .min(LONGEST_PAUSE)
+        .mul_f64(rand::random_range(0.75..1.25))
 }
 
 fn unreachable(error: impl std::fmt::Display) -> Unreachable<TypeConfig> {
@@ -104,6 +120,9 @@ impl Network {
             return Ok(open.clone());
         }
         self.connection = None;
+        if self.connecting.is_none() {
+            sleep_until(self.retry_at).await;
+        }
         let connecting = self.connecting.get_or_insert_with(|| {
             let (dialer, address, target) =
                 (self.dialer.clone(), self.address.clone(), self.target);
@@ -111,9 +130,15 @@ impl Network {
         });
         let connected = connecting.await;
         self.connecting = None;
-        let connection = connected
-            .map_err(unreachable)?
-            .map_err(|error| unreachable(format!("{}: {error}", self.address)))?;
+        let connection = match connected.map_err(io::Error::other).flatten() {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.retry_at = Instant::now() + reconnect_pause(self.failures);
+                self.failures += 1;
+                return Err(unreachable(format!("{}: {error}", self.address)));
+            }
+        };
+        self.failures = 0;
         Ok(self.connection.insert(Arc::new(connection)).clone())
     }
 
