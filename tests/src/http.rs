@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Longer than anything that a node may take; a call that needs longer is a failed test.
 const CALL_LIMIT: Duration = Duration::from_secs(90);
 
-/// Calls one node. Clones share connections.
+/// Calls one node, every time on a connection of its own: one that is left over from before a node
+/// was killed would fail the first call after it. (Kept-alive connections: see [`crate::raw`].)
 #[derive(Clone, Debug)]
 pub struct Http {
     client: Client,
@@ -35,6 +36,7 @@ impl Http {
     pub fn new(base: impl Into<String>) -> Self {
         let client = Client::builder()
             .no_proxy()
+            .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_secs(10))
             .timeout(CALL_LIMIT)
             .build()
@@ -42,20 +44,6 @@ impl Http {
         Self {
             client,
             base: base.into(),
-        }
-    }
-
-    /// The same, but every call fails after `limit`, and its connection is closed then.
-    #[must_use]
-    pub fn hanging_up_after(&self, limit: Duration) -> Self {
-        let client = Client::builder()
-            .no_proxy()
-            .timeout(limit)
-            .build()
-            .expect("an HTTP client");
-        Self {
-            client,
-            base: self.base.clone(),
         }
     }
 
@@ -127,6 +115,16 @@ impl Http {
         self.send(Method::POST, path, &headers, Some(body))
             .await
             .unwrap_or_else(|error| panic!("POST {}{path}: {error:?}", self.base))
+    }
+
+    /// GETs with a time limit for the server.
+    ///
+    /// # Panics
+    /// When no complete answer arrived.
+    pub async fn get_with_timeout_ms(&self, path_and_query: &str, timeout_ms: u64) -> Reply {
+        let timeout_ms = timeout_ms.to_string();
+        let headers = [(lock_api::TIMEOUT_HEADER, timeout_ms.as_str())];
+        self.get_with(path_and_query, &headers).await
     }
 
     /// GETs.

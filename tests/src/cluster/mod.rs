@@ -145,7 +145,7 @@ impl Cluster {
         self.nodes.len()
     }
 
-    /// A client of this node. Clones share connections.
+    /// A client of this node.
     pub fn http(&self, node: usize) -> Http {
         self.nodes[node].client().clone()
     }
@@ -392,7 +392,10 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let endings: Vec<Ending> = self.nodes.iter_mut().map(Node::end).collect();
         if std::thread::panicking() {
-            for node in &self.nodes {
+            for (node, ending) in self.nodes.iter().zip(endings) {
+                if let Ending::ByItself(status) = ending {
+                    eprintln!("{} had ended by itself: {status}", node.name());
+                }
                 node.print_log();
             }
             return;

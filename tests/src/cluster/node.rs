@@ -130,8 +130,9 @@ impl Node {
             .arg(&self.files.data)
             .args(["--listen-http", &self.http.to_string()])
             .args(["--listen-peer", &self.peer.to_string()])
-            .args(["--initial-peers", &self.initial_peers])
             .arg("--stop-with-stdin")
+            // Not a flag, so that `customise` can give a node another list.
+            .env("PALISADE_INITIAL_PEERS", &self.initial_peers)
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
