@@ -58,7 +58,7 @@ impl RawConnection {
         self.receive().await
     }
 
-    /// Reads one answer.
+    /// Reads one answer, past `100 Continue`.
     ///
     /// # Errors
     /// From the system, `UnexpectedEof` when the server closed, `InvalidData` when it is not
@@ -66,7 +66,12 @@ impl RawConnection {
     pub async fn receive(&mut self) -> io::Result<RawReply> {
         let head = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
-                break Head::parse(&self.buffer[..end], end + 4)?;
+                let head = Head::parse(&self.buffer[..end], end + 4)?;
+                if head.status >= 200 {
+                    break head;
+                }
+                self.buffer.drain(..head.length);
+                continue;
             }
             if self.buffer.len() > LARGEST_HEAD {
                 return Err(invalid("the head has no end"));
@@ -103,6 +108,11 @@ pub fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     .into_bytes();
     request.extend_from_slice(body);
     request
+}
+
+/// A GET, ready to be sent. `headers` are whole lines, each with its `\r\n`.
+pub fn get(path_and_query: &str, headers: &str) -> Vec<u8> {
+    format!("GET {path_and_query} HTTP/1.1\r\nhost: palisade\r\n{headers}\r\n").into_bytes()
 }
 
 /// A POST of JSON, ready to be sent.
