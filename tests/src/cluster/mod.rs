@@ -29,6 +29,7 @@ type Customise = Arc<dyn Fn(&NodeFiles, &mut Command) + Send + Sync>;
 pub struct ClusterBuilder {
     nodes: usize,
     arguments: Vec<String>,
+    checks_invariants: bool,
     customise: Option<Customise>,
 }
 
@@ -46,6 +47,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn arguments<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Nodes as they run in production: without a check of the model's invariants after every entry.
+    #[must_use]
+    pub fn unchecked(mut self) -> Self {
+        self.checks_invariants = false;
         self
     }
 
@@ -105,8 +113,10 @@ impl ClusterBuilder {
                 data: folder.path().join(&name),
                 log: folder.path().join(format!("{name}.log")),
             };
-            let mut arguments = vec!["--check-invariants".to_owned()];
-            arguments.extend(self.arguments.iter().cloned());
+            let mut arguments = self.arguments.clone();
+            if self.checks_invariants {
+                arguments.push("--check-invariants".to_owned());
+            }
             Node::new(
                 name,
                 address(&http[number]),
@@ -130,6 +140,7 @@ impl Cluster {
         ClusterBuilder {
             nodes,
             arguments: Vec::new(),
+            checks_invariants: true,
             customise: None,
         }
     }

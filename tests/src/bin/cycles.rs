@@ -1,0 +1,242 @@
+//! Measures acquire+release cycles per second: each client takes and gives back a lock of its own, as
+//! fast as it can, over one kept-alive connection. A benchmark, not a test: it asserts nothing.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "the figures are its output")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use lock_api::path;
+use tests::raw::{RawConnection, RawReply, post_json};
+use tests::{Cluster, new_secret};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// A call that takes longer is counted as an error.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// Before a client whose connection was lost opens another.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+const TTL_MS: u64 = 60_000;
+
+/// Acquire+release cycles per second of a Palisade cluster
+#[derive(Parser)]
+struct Arguments {
+    /// Clients, each with a lock of its own
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+
+    /// For how long
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+
+    /// Nodes to spread the clients over
+    #[arg(long, value_delimiter = ',', value_name = "ADDR:PORT,…")]
+    endpoints: Vec<SocketAddr>,
+
+    /// Start three nodes on loopback, from the binaries beside this one or in PALISADE_BIN_DIR
+    #[arg(
+        long,
+        conflicts_with = "endpoints",
+        required_unless_present = "endpoints"
+    )]
+    start: bool,
+
+    /// Each client keeps one lease and names its requests, as busy clients should; without, every
+    /// cycle makes a lease and ends it
+    #[arg(long)]
+    keep_lease: bool,
+}
+
+/// What one client has seen, in microseconds for each call that succeeded.
+#[derive(Default)]
+struct Seen {
+    acquires: Vec<u32>,
+    releases: Vec<u32>,
+    errors: u64,
+    last_error: Option<String>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let cluster = match arguments.start {
+        true => Some(Cluster::builder(3).unchecked().start().await),
+        false => None,
+    };
+    let endpoints = match &cluster {
+        Some(cluster) => (0..cluster.len())
+            .map(|node| cluster.http_address(node))
+            .collect(),
+        None => arguments.endpoints,
+    };
+    let began = Instant::now();
+    let until = began + Duration::from_secs(arguments.seconds);
+    let mut clients = JoinSet::new();
+    for number in 0..arguments.clients {
+        let client = Client::new(number, arguments.keep_lease);
+        clients.spawn(client.run(endpoints[number % endpoints.len()], until));
+    }
+    let mut all = Seen::default();
+    while let Some(seen) = clients.join_next().await {
+        match seen {
+            Ok(seen) => all.add(seen),
+            Err(error) => {
+                eprintln!("a client failed: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    all.print(arguments.clients, began.elapsed());
+    ExitCode::SUCCESS
+}
+
+/// One client and its prepared requests.
+struct Client {
+    lock: String,
+    /// The lease that it keeps.
+    kept: Option<String>,
+    cycles: u64,
+    seen: Seen,
+}
+
+impl Client {
+    fn new(number: usize, keep_lease: bool) -> Self {
+        Self {
+            // Another run's locks are other ones: it may have died holding them.
+            lock: format!("cycles/{:08x}/{number}", rand::random::<u32>()),
+            kept: keep_lease.then(new_secret),
+            cycles: 0,
+            seen: Seen::default(),
+        }
+    }
+
+    async fn run(mut self, endpoint: SocketAddr, until: Instant) -> Seen {
+        while Instant::now() < until {
+            if let Err(error) = self.run_connected(endpoint, until).await {
+                self.seen.errors += 1;
+                self.seen.last_error = Some(error.to_string());
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
+        }
+        self.seen
+    }
+
+    async fn run_connected(&mut self, endpoint: SocketAddr, until: Instant) -> io::Result<()> {
+        let mut connection = RawConnection::open(endpoint).await?;
+        if let Some(lease) = &self.kept {
+            let body = format!(r#"{{"lease":"{lease}","ttl_ms":{TTL_MS}}}"#);
+            call(&mut connection, &post_json(path::LEASES, body.as_bytes())).await?;
+        }
+        let mut renewed = Instant::now();
+        while Instant::now() < until {
+            let acquire = post_json(path::ACQUIRE, self.acquire_body().as_bytes());
+            let began = Instant::now();
+            let granted = call(&mut connection, &acquire).await?;
+            self.seen.acquires.push(micros(began));
+
+            let release = self.release_body(&granted)?;
+            let release = post_json(path::RELEASE, release.as_bytes());
+            let began = Instant::now();
+            call(&mut connection, &release).await?;
+            self.seen.releases.push(micros(began));
+
+            if let Some(lease) = &self.kept
+                && renewed.elapsed() > Duration::from_millis(TTL_MS / 3)
+            {
+                renewed = Instant::now();
+                let body = format!(r#"{{"lease":"{lease}"}}"#);
+                call(&mut connection, &post_json(path::RENEW, body.as_bytes())).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn acquire_body(&mut self) -> String {
+        let lock = &self.lock;
+        self.cycles += 1;
+        match &self.kept {
+            Some(lease) => {
+                let request = self.cycles;
+                format!(r#"{{"lock":"{lock}","lease":"{lease}","request_id":"{request}"}}"#)
+            }
+            None => format!(r#"{{"lock":"{lock}","ttl_ms":{TTL_MS}}}"#),
+        }
+    }
+
+    fn release_body(&self, granted: &RawReply) -> io::Result<String> {
+        // Cheaper than a parser, and the benchmark shares its cores with the nodes.
+        let text = std::str::from_utf8(&granted.body).map_err(io::Error::other)?;
+        let after = |name: &str| text.split_once(name).map(|(_, rest)| rest);
+        let token = after(r#""token":"#).and_then(|rest| rest.split([',', '}']).next());
+        let lease = after(r#""lease":""#).and_then(|rest| rest.split('"').next());
+        match (lease, token) {
+            (Some(lease), Some(token)) => Ok(format!(r#"{{"lease":"{lease}","token":{token}}}"#)),
+            _ => Err(io::Error::other(format!("not a grant: {text}"))),
+        }
+    }
+}
+
+/// Calls, and takes everything but 200 for an error.
+async fn call(connection: &mut RawConnection, request: &[u8]) -> io::Result<RawReply> {
+    let reply = timeout(CALL_LIMIT, connection.call(request))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    match reply.status {
+        200 => Ok(reply),
+        status => {
+            let body = String::from_utf8_lossy(&reply.body);
+            Err(io::Error::other(format!("{status}: {body}")))
+        }
+    }
+}
+
+fn micros(began: Instant) -> u32 {
+    u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX)
+}
+
+impl Seen {
+    fn add(&mut self, other: Self) {
+        self.acquires.extend(other.acquires);
+        self.releases.extend(other.releases);
+        self.errors += other.errors;
+        self.last_error = other.last_error.or(self.last_error.take());
+    }
+
+    fn print(mut self, clients: usize, took: Duration) {
+        let cycles = self.releases.len();
+        let seconds = took.as_secs_f64();
+        println!(
+            "{clients} clients, {seconds:.1} s: {:.0} cycles/s",
+            cycles as f64 / seconds
+        );
+        for (call, times) in [
+            ("acquire", &mut self.acquires),
+            ("release", &mut self.releases),
+        ] {
+            times.sort_unstable();
+            let ms = |quantile: f64| f64::from(at(times, quantile)) / 1000.0;
+            println!(
+                "  {call}: p50 {:.3} ms, p95 {:.3} ms, p99 {:.3} ms, max {:.3} ms",
+                ms(0.5),
+                ms(0.95),
+                ms(0.99),
+                ms(1.0)
+            );
+        }
+        println!("  errors: {}", self.errors);
+        if let Some(error) = self.last_error {
+            println!("  last error: {error}");
+        }
+    }
+}
+
+/// The value below which this part of the sorted times lies; 0 when there are none.
+fn at(sorted: &[u32], quantile: f64) -> u32 {
+    let last = sorted.len().saturating_sub(1);
+    let index = (last as f64 * quantile).round() as usize;
+    sorted.get(index).copied().unwrap_or(0)
+}
