@@ -13,7 +13,7 @@ use lock_api::{
 use raft_core::{MemberStatus, Role};
 
 use super::extract::Terms;
-use super::{App, Reply, reply};
+use super::{App, Reply, fresh, reply};
 use crate::problem::unavailable;
 use crate::service::wire;
 
@@ -73,14 +73,7 @@ pub async fn healthz() -> &'static str {
 
 /// `GET /readyz`: a linearizable read works here.
 pub async fn readyz(State(app): State<App>, terms: Terms) -> Reply {
-    let service = app.service()?;
-    service
-        .freshen(
-            Consistency::Linearizable,
-            terms.min_position,
-            terms.deadline(),
-        )
-        .await?;
+    let (service, _) = fresh(&app, &terms, Some(Consistency::Linearizable)).await?;
     let (founded, position) = service.node().read(|machine| {
         let table = &machine.table;
         (table.cluster_id().is_some(), table.last_position())

@@ -7,7 +7,7 @@ use lock_api::{FenceQuery, FenceResponse, FenceVerdict};
 use lock_model::{Fence, Token};
 
 use super::extract::{Terms, UrlQuery};
-use super::{App, Reply, reply};
+use super::{App, Reply, fresh, reply};
 use crate::service::wire;
 
 /// `GET /v1/fence`
@@ -17,14 +17,7 @@ pub async fn fence(
     UrlQuery(query): UrlQuery<FenceQuery>,
 ) -> Reply {
     let lock = wire::model_lock(&query.lock)?;
-    let service = app.service()?;
-    let stale_by_ms = service
-        .freshen(
-            query.consistency.unwrap_or_default(),
-            terms.min_position,
-            terms.deadline(),
-        )
-        .await?;
+    let (service, stale_by_ms) = fresh(&app, &terms, query.consistency).await?;
     let (fence, position) = service.node().read(|machine| {
         let table = &machine.table;
         let fence = table.fence(&lock, Token(query.token.0));

@@ -10,7 +10,7 @@ use lock_api::{
 use lock_model::{Origin, Timestamp};
 
 use super::extract::{JsonBody, Terms, UrlQuery};
-use super::{App, Reply, reply};
+use super::{App, Reply, fresh, reply};
 use crate::problem::{Failure, invalid};
 use crate::service::wire;
 
@@ -91,14 +91,7 @@ pub async fn list(
         .as_deref()
         .map(|cursor| lease_id("cursor", cursor))
         .transpose()?;
-    let service = app.service()?;
-    let stale_by_ms = service
-        .freshen(
-            query.consistency.unwrap_or_default(),
-            terms.min_position,
-            terms.deadline(),
-        )
-        .await?;
+    let (service, stale_by_ms) = fresh(&app, &terms, query.consistency).await?;
     let (mut leases, position) = service.node().read(|machine| {
         let table = &machine.table;
         let leases: Vec<_> = table
@@ -129,14 +122,7 @@ pub async fn inspect(
 ) -> Reply {
     let Path(id) = id.map_err(|error| invalid(Some("id"), format!("`id`: {error}")))?;
     let id = lease_id("id", &id)?;
-    let service = app.service()?;
-    let stale_by_ms = service
-        .freshen(
-            query.consistency.unwrap_or_default(),
-            terms.min_position,
-            terms.deadline(),
-        )
-        .await?;
+    let (service, stale_by_ms) = fresh(&app, &terms, query.consistency).await?;
     let (lease, position) = service.node().read(|machine| {
         let table = &machine.table;
         let lease = table.lease(id).map(|lease| view(&lease, table.clock()));

@@ -9,7 +9,7 @@ use lock_model::Timestamp;
 
 use super::extract::{Terms, UrlQuery};
 use super::leases::page_size;
-use super::{App, Reply, reply};
+use super::{App, Reply, fresh, reply};
 use crate::problem::invalid;
 use crate::service::wire;
 
@@ -33,14 +33,7 @@ pub async fn locks(
         .map(lock_model::LockName::new)
         .transpose()
         .map_err(|error| invalid(Some("cursor"), format!("`cursor`: {error}")))?;
-    let service = app.service()?;
-    let stale_by_ms = service
-        .freshen(
-            query.consistency.unwrap_or_default(),
-            terms.min_position,
-            terms.deadline(),
-        )
-        .await?;
+    let (service, stale_by_ms) = fresh(&app, &terms, query.consistency).await?;
     if let (Some(name), Some(asked)) = (name, query.name) {
         let (lock, position) = service.node().read(|machine| {
             let table = &machine.table;

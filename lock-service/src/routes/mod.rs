@@ -15,9 +15,10 @@ use axum::Router;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use lock_api::{ErrorCode, POSITION_HEADER, Position, Problem, path};
+use lock_api::{Consistency, ErrorCode, POSITION_HEADER, Position, Problem, path};
 use serde::Serialize;
 
+use self::extract::Terms;
 use crate::problem::{Failure, unavailable};
 use crate::service::Service;
 
@@ -41,6 +42,24 @@ impl App {
             )
         })
     }
+}
+
+/// The service, once this node's state is as fresh as the request asks, and how old a stale answer may
+/// be, in milliseconds.
+async fn fresh<'a>(
+    app: &'a App,
+    terms: &Terms,
+    consistency: Option<Consistency>,
+) -> Result<(&'a Service, Option<u64>), Failure> {
+    let service = app.service()?;
+    let stale_by_ms = service
+        .freshen(
+            consistency.unwrap_or_default(),
+            terms.min_position,
+            terms.deadline(),
+        )
+        .await?;
+    Ok((service, stale_by_ms))
 }
 
 type Reply = Result<Response, Failure>;

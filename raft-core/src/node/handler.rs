@@ -15,12 +15,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::proposer::Sealing;
 use super::reads::read_index;
-use super::status::Status;
+use super::status::{NodeProgress, Status};
 use crate::apply::{Applier, SnapshotData};
 use crate::founding::FoundingState;
 use crate::machine::StateMachine;
 use crate::snapshot::PartialSnapshot;
-use crate::transport::{AppendResults, FoundingHandler, Handler, PeerStatus};
+use crate::transport::{AppendResults, FoundingHandler, Handler};
 use crate::types::{ProposalId, SnapshotMeta, TypeConfig, Vote};
 
 pub(super) struct PeerHandler<M: StateMachine> {
@@ -111,8 +111,8 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
         Box::pin(read_index(&self.raft))
     }
 
-    fn status(&self) -> PeerStatus {
-        (&Status::new(&self.raft.metrics().borrow_watched()).progress).into()
+    fn status(&self) -> NodeProgress {
+        Status::new(&self.raft.metrics().borrow_watched()).progress
     }
 
     fn founding(&self) -> Arc<dyn FoundingHandler> {

@@ -264,7 +264,7 @@ impl<M: StateMachine> Node<M> {
             return Some(self.status().progress);
         }
         match self.links.to(member)?.call(&Request::Status, limit).await {
-            Ok(Reply::Status(status)) => Some(status.into()),
+            Ok(Reply::Status(progress)) => Some(progress),
             _ => None,
         }
     }

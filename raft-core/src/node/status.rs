@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
+use serde::{Deserialize, Serialize};
 
-use crate::transport::PeerStatus;
 use crate::types::{Member, NodeId, TypeConfig};
 
 type Metrics = openraft::RaftMetrics<TypeConfig>;
@@ -15,8 +15,8 @@ pub(super) type MetricsReceiver =
 /// After this long without a quorum's answer a leader no longer names itself.
 const QUORUM_SILENCE: Duration = Duration::from_secs(1);
 
-/// A node's part in the group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A node's part in the group. Its encoding is a wire format: append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Leads the group in its term.
     Leader,
@@ -41,26 +41,6 @@ impl Role {
             Role::Stopped => "stopped",
         }
     }
-
-    fn code(self) -> u8 {
-        match self {
-            Role::Leader => 0,
-            Role::Follower => 1,
-            Role::Candidate => 2,
-            Role::Learner => 3,
-            Role::Stopped => 4,
-        }
-    }
-
-    fn from_code(code: u8) -> Self {
-        match code {
-            0 => Role::Leader,
-            1 => Role::Follower,
-            2 => Role::Candidate,
-            3 => Role::Learner,
-            _ => Role::Stopped,
-        }
-    }
 }
 
 impl From<ServerState> for Role {
@@ -75,8 +55,8 @@ impl From<ServerState> for Role {
     }
 }
 
-/// How far one node has come, as it says itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How far one node has come, as it says itself. Its encoding is a wire format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeProgress {
     /// Its part in the group.
     pub role: Role,
@@ -168,36 +148,6 @@ impl Status {
     /// One member.
     pub fn member(&self, node: NodeId) -> Option<&MemberStatus> {
         self.members.iter().find(|member| member.node == node)
-    }
-}
-
-impl From<&NodeProgress> for PeerStatus {
-    fn from(progress: &NodeProgress) -> Self {
-        Self {
-            role: progress.role.code(),
-            term: progress.term,
-            leader: progress.leader,
-            last_log_index: progress.last_log_index,
-            committed_index: progress.committed_index,
-            applied_index: progress.applied_index,
-            snapshot_index: progress.snapshot_index,
-            purged_index: progress.purged_index,
-        }
-    }
-}
-
-impl From<PeerStatus> for NodeProgress {
-    fn from(status: PeerStatus) -> Self {
-        Self {
-            role: Role::from_code(status.role),
-            term: status.term,
-            leader: status.leader,
-            last_log_index: status.last_log_index,
-            committed_index: status.committed_index,
-            applied_index: status.applied_index,
-            snapshot_index: status.snapshot_index,
-            purged_index: status.purged_index,
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::node::NodeProgress;
 use crate::types::{ClusterId, Member, NodeId, ProposalId, TypeConfig, Vote};
 
 /// The first frame each way. Its layout never changes; `version` says what follows.
@@ -43,19 +44,6 @@ pub(crate) struct Founding {
     pub cluster: ClusterId,
     /// In the order of `--initial-peers`; the first initialises the cluster.
     pub members: Vec<FoundingMember>,
-}
-
-/// One node's own view of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PeerStatus {
-    pub role: u8,
-    pub term: u64,
-    pub leader: Option<NodeId>,
-    pub last_log_index: Option<u64>,
-    pub committed_index: Option<u64>,
-    pub applied_index: Option<u64>,
-    pub snapshot_index: Option<u64>,
-    pub purged_index: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,7 +95,7 @@ pub(crate) enum Reply {
     NotProposed,
     /// Reads at or after this applied index are linearizable with the moment of the request.
     ReadIndex(Option<u64>),
-    Status(PeerStatus),
+    Status(NodeProgress),
     Identity {
         member: FoundingMember,
         agreed: Option<Founding>,

@@ -12,7 +12,7 @@ mod network;
 mod server;
 
 pub(crate) use connection::{Connection, Dialer, PeerLink};
-pub(crate) use messages::{Founding, FoundingMember, PeerStatus, Reply, Request};
+pub(crate) use messages::{Founding, FoundingMember, Reply, Request};
 pub(crate) use network::NetworkFactory;
 pub(crate) use server::{
     Acceptor, AppendResults, FoundingHandler, Handler, Identity, serve_bootstrap, serve_peers,

@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::connection::write_frames;
 use super::frame;
 use super::messages::{Founding, Hello, MAGIC, Reply, Request, VERSION, Welcome};
+use crate::node::NodeProgress;
 use crate::snapshot::{PartialSnapshot, SnapshotStore};
 use crate::types::{ClusterId, NodeId, ProposalId, SnapshotMeta, TypeConfig, Vote};
 
@@ -72,7 +73,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
         refused: Box<dyn FnOnce() + Send>,
     ) -> BoxFuture<'_, ()>;
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>>;
-    fn status(&self) -> super::PeerStatus;
+    fn status(&self) -> NodeProgress;
     /// Founding questions, from nodes that belong to no cluster yet.
     fn founding(&self) -> Arc<dyn FoundingHandler>;
 }
