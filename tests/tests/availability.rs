@@ -7,9 +7,12 @@
     reason = "a test fails by panicking"
 )]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tests::raw::{self, RawConnection};
 use tests::{Acquire, Cluster, Http, PATIENCE, Reply, eventually, holder};
 
 fn others(of: usize) -> [usize; 2] {
@@ -304,4 +307,82 @@ async fn what_was_forwarded_to_nodes_that_hang_is_unknown_and_a_repeat_tells() {
         assert_eq!(request.granted(&http).await.token, granted.token);
         assert_eq!(holder(&http.lock("job").await)["token"], granted.token);
     }
+}
+
+/// Takes and gives back a lock of its own on one kept-alive connection until told to stop, whatever
+/// the node answers. Returns how many calls succeeded, were refused, and have an unknown outcome.
+async fn knock(mut connection: RawConnection, lock: String, stop: Arc<AtomicBool>) -> [u64; 3] {
+    let headers = "content-type: application/json\r\npalisade-timeout-ms: 1000\r\n";
+    let mut answers = [0; 3];
+    let mut request = Acquire::new(&lock);
+    while !stop.load(Ordering::SeqCst) {
+        let body = request.body().to_string();
+        let call = raw::post("/v1/acquire", headers, body.as_bytes());
+        let reply = connection.call(&call).await.expect("a living node answers");
+        assert!(!reply.closes);
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
+        match reply.status {
+            200 => {
+                answers[0] += 1;
+                let release = json!({"lease": request.lease(), "token": body["token"]});
+                let call = raw::post("/v1/release", headers, release.to_string().as_bytes());
+                let released = connection.call(&call).await.expect("a living node answers");
+                match released.status {
+                    200 => request = Acquire::new(&lock),
+                    503 => answers[1] += 1,
+                    504 => answers[2] += 1,
+                    _ => panic!("{released:?}"),
+                }
+            }
+            // Its release was not confirmed before, and has happened.
+            409 if body["code"] == "grant_ended" => request = Acquire::new(&lock),
+            503 => answers[1] += 1,
+            504 => answers[2] += 1,
+            _ => panic!("{body}"),
+        }
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_living_node_answers_every_request_on_every_connection_whatever_happens_to_the_others() {
+    let mut cluster = Cluster::start().await;
+    let alive = cluster.leader().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for client in 0..24 {
+        let connection = RawConnection::open(cluster.http_address(alive))
+            .await
+            .unwrap();
+        clients.push(tokio::spawn(knock(
+            connection,
+            format!("job-{client}"),
+            stop.clone(),
+        )));
+    }
+    for _ in 0..3 {
+        for other in others(alive) {
+            cluster.kill9(other);
+        }
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        cluster.restart_all();
+        cluster.wait_ready().await;
+        // And once over into another leadership.
+        cluster.stop(alive);
+        cluster.leader_among(&others(alive)).await;
+        cluster.cont(alive);
+        cluster.wait_ready().await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut all = [0; 3];
+    for client in clients {
+        for (sum, answers) in all.iter_mut().zip(client.await.unwrap()) {
+            *sum += answers;
+        }
+    }
+    let [granted, refused, unknown] = all;
+    assert!(
+        granted > 100 && refused + unknown > 0,
+        "it was never without a quorum: {all:?}"
+    );
 }
