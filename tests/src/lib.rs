@@ -25,7 +25,7 @@ mod wait;
 
 pub use acquire::{Acquire, Granted, holder, position, queue};
 pub use binaries::{bin_dir, palisade, palisaded};
-pub use cluster::{Cluster, ClusterBuilder, NodeFiles};
+pub use cluster::{Cluster, ClusterBuilder, NodeFiles, free_in_a_row};
 pub use http::{Http, Reply};
 pub use identity::{new_secret, secret_id};
 pub use wait::{PATIENCE, eventually, within};

@@ -19,6 +19,13 @@ pub struct InvalidRequest {
 /// [`InvalidRequest`] names the field that is unknown, missing, duplicate, out of range or of the
 /// wrong type.
 pub fn decode_request<T: DeserializeOwned>(body: &[u8]) -> Result<T, InvalidRequest> {
+    // serde would take an array for a struct, field by field.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(InvalidRequest {
+            field: None,
+            detail: "expected a JSON object".to_owned(),
+        });
+    }
     let deserializer = &mut serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -157,6 +164,7 @@ mod tests {
             "{",
             "null",
             "[]",
+            "[\"a\"]",
             "7",
             "\"a\"",
             "{\"lock\":\"a\"}x",

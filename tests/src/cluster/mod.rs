@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::http::Http;
 use crate::wait::{eventually, within};
 pub use node::NodeFiles;
+pub use ports::free_in_a_row;
 use node::{Ending, Node};
 
 /// Starts of a whole cluster before a test gives up on free ports.

@@ -17,17 +17,24 @@ static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
 /// Ports of loopback that nobody listens on.
 pub fn free(count: usize) -> Vec<u16> {
+    (0..count).map(|_| free_in_a_row(1)).collect()
+}
+
+/// The first of so many ports of loopback, one after the other, that nobody listens on.
+///
+/// # Panics
+/// When there are none.
+pub fn free_in_a_row(count: u16) -> u16 {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let given = given.get_or_insert_default();
-    let end = ephemeral_start().max(LOWEST + 1_000);
-    let mut ports = Vec::new();
+    let end = ephemeral_start().max(LOWEST + 1_000) - count;
     for _ in 0..ATTEMPTS {
-        if ports.len() == count {
-            return ports;
-        }
-        let port = rand::random_range(LOWEST..end);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() && given.insert(port) {
-            ports.push(port);
+        let first = rand::random_range(LOWEST..end);
+        let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        let mut row = first..first + count;
+        if row.all(|port| !given.contains(&port) && free(port)) {
+            given.extend(first..first + count);
+            return first;
         }
     }
     panic!("no {count} free ports from {LOWEST} to {end}");
@@ -46,8 +53,10 @@ mod tests {
 
     #[test]
     fn no_port_is_given_twice_and_all_can_be_listened_on() {
-        let ports = free(50);
-        assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 50);
+        let mut ports = free(50);
+        let first = free_in_a_row(10);
+        ports.extend(first..first + 10);
+        assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 60);
         for port in ports {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         }
