@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use crate::http::Http;
 use crate::wait::{eventually, within};
 pub use node::NodeFiles;
-pub use ports::free_in_a_row;
 use node::{Ending, Node};
+pub use ports::free_in_a_row;
 
 /// Starts of a whole cluster before a test gives up on free ports.
 const START_ATTEMPTS: u32 = 5;
