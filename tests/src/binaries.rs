@@ -1,6 +1,7 @@
 //! Finds the built programs.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The folder that the built binaries lie in: `PALISADE_BIN_DIR`, else the folder of this
 /// executable or the one above it (test executables lie in `deps`).
@@ -27,9 +28,16 @@ pub fn bin_dir() -> PathBuf {
         .clone()
 }
 
-/// The server.
-pub fn palisaded() -> PathBuf {
-    bin_dir().join("palisaded")
+/// The server, without the settings that this process's environment may hold (`PALISADE_LOG` aside).
+pub fn palisaded() -> Command {
+    let mut command = Command::new(bin_dir().join("palisaded"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("PALISADE_") && name != "PALISADE_LOG" {
+            command.env_remove(&*name);
+        }
+    }
+    command
 }
 
 /// The command line tool.

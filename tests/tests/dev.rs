@@ -9,6 +9,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,7 +32,14 @@ struct DevNode {
 impl Dev {
     /// Starts three nodes and waits until it says that they are ready.
     async fn start(data: &Path, http_port: u16, peer_port: u16) -> Self {
-        let mut process = Command::new(palisaded())
+        let mut dev = Self::launch(data, http_port, peer_port).await;
+        dev.says("ready").await;
+        dev
+    }
+
+    /// Starts three nodes and waits until it says where they are.
+    async fn launch(data: &Path, http_port: u16, peer_port: u16) -> Self {
+        let mut process = Command::from(palisaded())
             .args(["dev", "--nodes", "3", "--data"])
             .arg(data)
             .args(["--http-port", &http_port.to_string()])
@@ -58,7 +66,6 @@ impl Dev {
                 pid,
             });
         }
-        dev.says("ready").await;
         dev
     }
 
@@ -141,4 +148,19 @@ async fn the_nodes_do_not_outlive_a_development_cluster_that_is_killed() {
         (!alive).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_start_is_named_at_once_and_ctrl_c_still_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (http_port, peer_port) = (free_in_a_row(3), free_in_a_row(3));
+    let taken = std::net::TcpListener::bind(("127.0.0.1", http_port + 1)).unwrap();
+    let mut dev = Dev::launch(folder.path(), http_port, peer_port).await;
+    // Long before it gives up waiting for all of them to be ready.
+    within(Duration::from_secs(30), "the node is named", async || {
+        Some(dev.says("n2 ended").await)
+    })
+    .await;
+    dev.interrupt().await;
+    drop(taken);
 }

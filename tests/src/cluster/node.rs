@@ -114,15 +114,7 @@ impl Node {
             .append(true)
             .open(&self.files.log)
             .expect("the log can be written");
-        let mut command = Command::new(palisaded());
-        for (name, _) in std::env::vars_os() {
-            let settings = name
-                .to_str()
-                .is_some_and(|name| name.starts_with("PALISADE_"));
-            if settings && name != "PALISADE_LOG" {
-                command.env_remove(name);
-            }
-        }
+        let mut command = palisaded();
         command
             .arg("serve")
             .args(["--name", &self.name])
