@@ -212,6 +212,7 @@ async fn a_leader_without_a_quorum_says_unknown_of_what_it_proposed_and_refuses_
     let members = view["members"].as_array().unwrap();
     let reachable = members.iter().filter(|member| member["reachable"] == true);
     assert_eq!(reachable.count(), 1, "{view}");
+    assert_eq!(view["leader"], Value::Null, "{view}");
     let stale = get(&http, &format!("{path}&consistency=stale"))
         .await
         .expect(200);
