@@ -1,6 +1,7 @@
 //! `palisaded dev`: a cluster of real `palisaded serve` processes on loopback, for trying things
 //! out. It never restarts a node that ends: it says how to.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,8 @@ use std::time::Duration;
 
 use clap::Args;
 use lock_api::{DEFAULT_HTTP_PORT, DEFAULT_PEER_PORT, path};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -83,22 +83,24 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
         .iter()
         .map(|node| format!("http://{}", node.http))
         .collect();
+    let (stop, stopping) = watch::channel(());
     let mut running = JoinSet::new();
-    let mut pids = Vec::new();
     for node in nodes {
-        pids.push(node.pid);
-        running.spawn(watch(node));
+        running.spawn(keep(node, stopping.clone()));
     }
-    tokio::select! {
-        ready = timeout(READY_TIMEOUT, ready(&urls)) => match ready {
-            Ok(()) => println!("ready; stop with Ctrl-C"),
-            Err(_) => println!("not ready within 60 s; see the logs"),
-        },
-        () = &mut shutdown => {}
-    }
+    let ready = timeout(READY_TIMEOUT, ready(&urls));
+    tokio::pin!(ready);
+    let mut waits_for_ready = true;
     loop {
         tokio::select! {
             () = &mut shutdown => break,
+            ready = &mut ready, if waits_for_ready => {
+                waits_for_ready = false;
+                match ready {
+                    Ok(()) => println!("ready; stop with Ctrl-C"),
+                    Err(_) => println!("not ready within 60 s; see the logs"),
+                }
+            }
             ended = running.join_next() => match ended {
                 Some(Ok((name, status))) => println!(
                     "{name} ended ({status}); the others go on. Stop and start `palisaded dev` \
@@ -110,12 +112,7 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
         }
     }
     println!("stopping");
-    for pid in pids {
-        // Gone already, perhaps.
-        if let Ok(pid) = i32::try_from(pid) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-    }
+    drop(stop);
     let all_ended = async { while running.join_next().await.is_some() {} };
     if timeout(STOP_TIMEOUT, all_ended).await.is_err() {
         println!("some nodes did not stop in time and are killed");
@@ -173,10 +170,19 @@ fn start(program: &Path, args: &DevArgs, number: u16) -> io::Result<DevNode> {
     })
 }
 
-async fn watch(mut node: DevNode) -> (String, String) {
-    // Held open: the node stops when it closes.
-    let _stdin = node.child.stdin.take();
-    let status = match node.child.wait().await {
+/// Waits for a node's end; asks for it, by closing its standard input, once `stopping` has no sender.
+async fn keep(mut node: DevNode, mut stopping: watch::Receiver<()>) -> (String, String) {
+    let stdin = node.child.stdin.take();
+    let asked = async {
+        while stopping.changed().await.is_ok() {}
+        drop(stdin);
+        std::future::pending::<Infallible>().await
+    };
+    let ended = tokio::select! {
+        ended = node.child.wait() => ended,
+        never = asked => match never {},
+    };
+    let status = match ended {
         Ok(status) => status_text(status),
         Err(error) => error.to_string(),
     };
