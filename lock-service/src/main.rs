@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand};
 use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
 use lock_service::server::{self, Listeners};
-use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +15,8 @@ use tracing_subscriber::EnvFilter;
 const USAGE: u8 = 2;
 /// Exit status for a node that cannot start, or has failed.
 const FAILED: u8 = 1;
+/// What still runs when the node has stopped must end within this.
+const SHUTDOWN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// openraft reports every failed heartbeat to a peer that is down; its warnings are on request.
 const DEFAULT_LOG: &str = "info,openraft=error";
 
@@ -55,8 +56,8 @@ fn main() -> ExitCode {
             },
         }
     });
-    // A thread that still reads standard input must not keep the process.
-    runtime.shutdown_background();
+    // RocksDB has to be closed before the process runs its destructors, so every task ends first.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     status
 }
 
@@ -121,8 +122,13 @@ async fn terminated() {
     }
 }
 
+/// Reads on a thread of its own: one of the runtime's would hold up the end of the process.
 async fn stdin_ended() {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = [0; 256];
-    while matches!(stdin.read(&mut buffer).await, Ok(read) if read > 0) {}
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        // Whether it ended or broke, whoever held the other end is gone.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(ended);
+    });
+    let _ = end.await;
 }
