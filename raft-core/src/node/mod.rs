@@ -29,8 +29,8 @@ use crate::log::LogStore;
 use crate::machine::{Stamper, StateMachine};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
-    Acceptor, Connection, Dialer, Founding, Identity, NetworkFactory, Reply, Request,
-    serve_bootstrap, serve_peers,
+    Acceptor, Dialer, Founding, Identity, NetworkFactory, Reply, Request, serve_bootstrap,
+    serve_peers,
 };
 use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
 use handler::PeerHandler;
@@ -355,16 +355,6 @@ impl<M: StateMachine> Node<M> {
         read(&self.machine.read())
     }
 
-    /// When this node last applied an entry.
-    pub fn last_applied_at(&self) -> std::time::Instant {
-        self.applied.borrow().at
-    }
-
-    /// The index of the last entry this node has applied.
-    pub fn applied_index(&self) -> Option<u64> {
-        self.applied.borrow().index()
-    }
-
     /// Takes a snapshot now, and purges the log behind it as configured. Returns when it is asked
     /// for, not when it is done.
     ///
@@ -547,7 +537,6 @@ impl<M: StateMachine> Attempts<'_, M> {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => return Attempt::NeverEntered,
         };
-        let connection: Arc<Connection> = connection.clone();
         self.watch_outcome(term, async move {
             // Held, so that the connection lives as long as its answer may come.
             let _connection = connection;

@@ -11,7 +11,7 @@ mod messages;
 mod network;
 mod server;
 
-pub(crate) use connection::{Connection, Dialer, PeerLink};
+pub(crate) use connection::{Dialer, PeerLink};
 pub(crate) use messages::{Founding, FoundingMember, Reply, Request};
 pub(crate) use network::NetworkFactory;
 pub(crate) use server::{
