@@ -4,18 +4,23 @@
 //! has applied. It never writes to the log.
 
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Instant;
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
 
+#[cfg(test)]
 use crate::log::LogStore;
 use crate::machine::{EntryContext, SnapshotWriter, StateMachine};
 use crate::node::pending::Pending;
+use crate::runtime::{InstantOf, Runtime, Tokio};
 use crate::snapshot::{PartialSnapshot, SnapshotFile, SnapshotStore};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -23,13 +28,17 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 
 /// How far this node has applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Applied {
+pub(crate) struct Applied<R: Runtime = Tokio> {
     pub last: Option<LogId>,
     /// When an entry was last applied: the proposer's sign that commits go on.
-    pub at: Instant,
+    pub at: InstantOf<R>,
 }
 
-impl Applied {
+/// Follows how far this node has applied.
+pub(crate) type AppliedReceiver<R = Tokio> = WatchReceiverOf<TypeConfig<R>, Applied<R>>;
+type AppliedSender<R> = WatchSenderOf<TypeConfig<R>, Applied<R>>;
+
+impl<R: Runtime> Applied<R> {
     /// Index and term of the last applied entry.
     pub fn index(&self) -> Option<u64> {
         self.last.map(|last| last.index)
@@ -49,24 +58,32 @@ pub(crate) enum SnapshotData {
     Received(PartialSnapshot),
 }
 
-/// Applies committed entries to the user's machine.
-pub(crate) struct Applier<M: StateMachine> {
-    machine: Arc<RwLock<M>>,
-    pending: Arc<Pending<M::Response>>,
-    applied: watch::Sender<Applied>,
-    membership: StoredMembership,
-    snapshots: SnapshotStore,
-    /// Synced before a snapshot takes its name. `None` only beside an in-memory log.
-    log: Option<LogStore>,
+/// The log beside which snapshots are kept.
+pub(crate) trait SyncLog: Send + Sync + 'static {
+    /// Makes everything appended so far durable.
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>>;
 }
 
-impl<M: StateMachine> Applier<M> {
+/// Applies committed entries to the user's machine.
+pub(crate) struct Applier<M: StateMachine, R: Runtime = Tokio> {
+    machine: Arc<RwLock<M>>,
+    pending: Arc<Pending<M::Response>>,
+    /// A mutex only because openraft wants state machines to be `Sync`.
+    publisher: Mutex<AppliedSender<R>>,
+    applied: AppliedReceiver<R>,
+    membership: StoredMembership,
+    snapshots: SnapshotStore,
+    /// Synced before a snapshot takes its name. `None` only where no crash is staged.
+    log: Option<Arc<dyn SyncLog>>,
+}
+
+impl<M: StateMachine, R: Runtime> Applier<M, R> {
     /// Loads the newest snapshot, if any, into a machine that replaces `machine`. Blocking.
     pub fn open(
         machine: M,
         pending: Arc<Pending<M::Response>>,
         snapshots: SnapshotStore,
-        log: Option<LogStore>,
+        log: Option<impl SyncLog>,
     ) -> io::Result<Self> {
         let mut last = None;
         let mut membership = StoredMembership::default();
@@ -78,17 +95,18 @@ impl<M: StateMachine> Applier<M> {
                 machine.restore(&mut file.body()?)?
             }
         };
-        let (applied, _) = watch::channel(Applied {
+        let (publisher, applied) = TypeConfig::<R>::watch_channel(Applied {
             last,
-            at: Instant::now(),
+            at: TypeConfig::<R>::now(),
         });
         Ok(Self {
             machine: Arc::new(RwLock::new(machine)),
             pending,
+            publisher: Mutex::new(publisher),
             applied,
             membership,
             snapshots,
-            log,
+            log: log.map(|log| Arc::new(log) as Arc<dyn SyncLog>),
         })
     }
 
@@ -98,36 +116,30 @@ impl<M: StateMachine> Applier<M> {
     }
 
     /// How far this node has applied, from now on.
-    pub fn watch_applied(&self) -> watch::Receiver<Applied> {
-        self.applied.subscribe()
+    pub fn watch_applied(&self) -> AppliedReceiver<R> {
+        self.applied.clone()
     }
 
-    fn publish(&self, last: Option<LogId>) {
-        self.applied.send_replace(Applied {
-            last,
-            at: Instant::now(),
+    fn publish(&mut self, last: Option<LogId>) {
+        let at = TypeConfig::<R>::now();
+        self.publisher.get_mut().send_if_modified(|applied| {
+            *applied = Applied { last, at };
+            true
         });
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
-}
-
 /// A frozen state and where it stands; built into a file later, on a blocking thread.
-pub(crate) struct Builder {
+pub(crate) struct Builder<R: Runtime = Tokio> {
     // A mutex only because openraft wants builders to be `Sync`.
     writer: Mutex<Option<SnapshotWriter>>,
     meta: SnapshotMeta,
     snapshots: SnapshotStore,
-    log: Option<LogStore>,
+    log: Option<Arc<dyn SyncLog>>,
+    runtime: PhantomData<R>,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
+impl<R: Runtime> RaftSnapshotBuilder<TypeConfig<R>> for Builder<R> {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
@@ -137,12 +149,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             .take()
             .ok_or_else(|| io::Error::other("this frozen state was built already"))?;
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
-        let partial = blocking(move || snapshots.build(&meta, writer)).await?;
+        let partial = R::blocking(move || snapshots.build(&meta, writer)).await?;
         if let Some(log) = &self.log {
             log.sync().await?;
         }
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
-        let file = blocking(move || snapshots.adopt(partial, &meta)).await?;
+        let file = R::blocking(move || snapshots.adopt(partial, &meta)).await?;
         tracing::info!(snapshot = %self.meta, "snapshot built");
         Ok(Snapshot {
             meta: self.meta.clone(),
@@ -151,17 +163,17 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
-impl<M: StateMachine> RaftStateMachine<TypeConfig> for Applier<M> {
+impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M, R> {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = Builder;
+    type SnapshotBuilder = Builder<R>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.applied.borrow().last, self.membership.clone()))
+        Ok((self.applied.borrow_watched().last, self.membership.clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
     where
-        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+        S: Stream<Item = Result<EntryResponder<TypeConfig<R>>, io::Error>> + Unpin + Send,
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
@@ -206,20 +218,21 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Applier<M> {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder<R>> {
         Some(self.get_snapshot_builder().await)
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
+    async fn get_snapshot_builder(&mut self) -> Builder<R> {
         // Frozen here, in line with `apply`, so that the data is exactly as old as the metadata.
         Builder {
             writer: Mutex::new(Some(self.machine.read().freeze())),
             meta: SnapshotMeta {
-                last_log_id: self.applied.borrow().last,
+                last_log_id: self.applied.borrow_watched().last,
                 last_membership: self.membership.clone(),
             },
             snapshots: self.snapshots.clone(),
             log: self.log.clone(),
+            runtime: PhantomData,
         }
     }
 
@@ -233,17 +246,20 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Applier<M> {
             SnapshotData::Whole(file) if self.snapshots.holds(&file) => (file, None),
             SnapshotData::Whole(file) => {
                 let (snapshots, source) = (self.snapshots.clone(), file.clone());
-                (file, Some(blocking(move || snapshots.copy(&source)).await?))
+                (
+                    file,
+                    Some(R::blocking(move || snapshots.copy(&source)).await?),
+                )
             }
         };
         let machine = self.machine.clone();
-        let restored = blocking(move || machine.read().restore(&mut source.body()?)).await?;
+        let restored = R::blocking(move || machine.read().restore(&mut source.body()?)).await?;
         if let Some(partial) = received {
             if let Some(log) = &self.log {
                 log.sync().await?;
             }
             let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
-            blocking(move || snapshots.adopt(partial, &meta)).await?;
+            R::blocking(move || snapshots.adopt(partial, &meta)).await?;
         }
         *self.machine.write() = restored;
         self.membership = meta.last_membership.clone();
@@ -256,7 +272,7 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Applier<M> {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshots = self.snapshots.clone();
-        let newest = blocking(move || snapshots.newest()).await?;
+        let newest = R::blocking(move || snapshots.newest()).await?;
         Ok(newest.map(|(meta, file)| Snapshot {
             meta,
             snapshot: SnapshotData::Whole(file),

@@ -37,6 +37,7 @@ mod machine;
 #[cfg(test)]
 mod memory;
 mod node;
+mod runtime;
 mod snapshot;
 #[cfg(test)]
 mod testing;

@@ -1,7 +1,7 @@
 //! A Raft log in memory that keeps apart what is synced and what is not, for simulation and tests.
 //!
-//! A crash loses everything that was not synced, as a power cut does to a disk. It never touches a
-//! file.
+//! A crash loses everything that was not synced, as a power cut does to a disk, and whoever held the
+//! log before it can use it no more. It never touches a file.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -9,10 +9,13 @@ use std::io;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
+use crate::apply::SyncLog;
+use crate::runtime::{Runtime, Tokio};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// What a disk would hold.
@@ -24,46 +27,89 @@ struct Contents {
     entries: BTreeMap<u64, Entry>,
 }
 
-#[derive(Default)]
-struct Disk {
+struct Disk<R: Runtime> {
     synced: Contents,
     /// As `synced`, plus what was written since.
     written: Contents,
-    waiting: Vec<IOFlushed<TypeConfig>>,
+    waiting: Vec<IOFlushed<TypeConfig<R>>>,
     sync_at_once: bool,
+    crashes: u64,
 }
 
-/// The log; clones share it, and it outlives a simulated process.
-#[derive(Clone)]
-pub(crate) struct MemoryLog {
-    disk: Arc<Mutex<Disk>>,
+/// The log as one process sees it; clones share it. The disk behind it outlives the process.
+pub(crate) struct MemoryLog<R: Runtime = Tokio> {
+    disk: Arc<Mutex<Disk<R>>>,
+    /// Crashes before this process began: one that has crashed reads and writes no more.
+    born_after: u64,
 }
 
-impl MemoryLog {
+impl<R: Runtime> Clone for MemoryLog<R> {
+    fn clone(&self) -> Self {
+        Self {
+            disk: self.disk.clone(),
+            born_after: self.born_after,
+        }
+    }
+}
+
+impl<R: Runtime> MemoryLog<R> {
     /// A log whose appends are synced at once, or only by [`MemoryLog::sync`].
     pub fn new(sync_at_once: bool) -> Self {
         Self {
             disk: Arc::new(Mutex::new(Disk {
+                synced: Contents::default(),
+                written: Contents::default(),
+                waiting: Vec::new(),
                 sync_at_once,
-                ..Disk::default()
+                crashes: 0,
             })),
+            born_after: 0,
         }
     }
 
     /// Makes everything written durable and completes its callbacks.
-    pub fn sync(&self) {
-        self.disk.lock().sync();
+    ///
+    /// # Errors
+    /// When this process has crashed.
+    pub fn sync(&self) -> io::Result<()> {
+        self.disk()?.sync();
+        Ok(())
     }
 
-    /// Loses what was not synced. Its callbacks are never completed.
-    pub fn crash(&self) {
+    /// Loses what was not synced: its callbacks are never completed. Returns the log as the next
+    /// process finds it, and how many entries it lost; the handles of this one are dead.
+    pub fn crash(&self) -> (Self, usize) {
         let mut disk = self.disk.lock();
+        let synced = &disk.synced.entries;
+        let lost = disk.written.entries.iter();
+        let lost = lost.filter(|(index, entry)| synced.get(index) != Some(entry));
+        let lost = lost.count();
         disk.written = disk.synced.clone();
         disk.waiting.clear();
+        disk.crashes += 1;
+        let next = Self {
+            disk: self.disk.clone(),
+            born_after: disk.crashes,
+        };
+        (next, lost)
+    }
+
+    fn disk(&self) -> io::Result<MutexGuard<'_, Disk<R>>> {
+        let disk = self.disk.lock();
+        match disk.crashes == self.born_after {
+            true => Ok(disk),
+            false => Err(io::Error::other("this process has crashed")),
+        }
     }
 }
 
-impl Disk {
+impl<R: Runtime> SyncLog for MemoryLog<R> {
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(MemoryLog::sync(self)))
+    }
+}
+
+impl<R: Runtime> Disk<R> {
     fn sync(&mut self) {
         self.synced = self.written.clone();
         for callback in self.waiting.drain(..) {
@@ -72,12 +118,12 @@ impl Disk {
     }
 }
 
-impl RaftLogReader<TypeConfig> for MemoryLog {
+impl<R: Runtime> RaftLogReader<TypeConfig<R>> for MemoryLog<R> {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
-        let disk = self.disk.lock();
+        let disk = self.disk()?;
         Ok(disk
             .written
             .entries
@@ -87,15 +133,15 @@ impl RaftLogReader<TypeConfig> for MemoryLog {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.disk.lock().written.vote)
+        Ok(self.disk()?.written.vote)
     }
 }
 
-impl RaftLogStorage<TypeConfig> for MemoryLog {
+impl<R: Runtime> RaftLogStorage<TypeConfig<R>> for MemoryLog<R> {
     type LogReader = Self;
 
-    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let disk = self.disk.lock();
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig<R>>, io::Error> {
+        let disk = self.disk()?;
         let last = disk.written.entries.values().next_back().map(Entry::log_id);
         Ok(LogState {
             last_purged_log_id: disk.written.purged,
@@ -108,31 +154,31 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.disk()?;
         disk.written.vote = Some(*vote);
         disk.sync();
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        self.disk.lock().written.committed = committed;
+        self.disk()?.written.committed = committed;
         Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.disk.lock().written.committed)
+        Ok(self.disk()?.written.committed)
     }
 
     async fn append<I>(
         &mut self,
         entries: I,
-        callback: IOFlushed<TypeConfig>,
+        callback: IOFlushed<TypeConfig<R>>,
     ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let mut disk = self.disk.lock();
+        let mut disk = self.disk()?;
         let entries = entries.into_iter().map(|entry| (entry.index(), entry));
         disk.written.entries.extend(entries);
         disk.waiting.push(callback);
@@ -143,7 +189,7 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.disk()?;
         let first_removed = last.map_or(0, |last| last.index + 1);
         disk.written.entries.split_off(&first_removed);
         disk.sync();
@@ -151,7 +197,7 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.disk()?;
         disk.written.purged = disk.written.purged.max(Some(upto));
         disk.written.entries = disk.written.entries.split_off(&(upto.index + 1));
         Ok(())
@@ -191,19 +237,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_crash_loses_what_was_not_synced_and_nothing_else() {
-        let mut log = MemoryLog::new(false);
+        let mut log = MemoryLog::<Tokio>::new(false);
         let entry = |index| Entry::new(LogId::new(1.into(), index), openraft::EntryPayload::Blank);
         log.append([entry(0), entry(1)], IOFlushed::noop())
             .await
             .unwrap();
-        log.sync();
+        log.sync().unwrap();
         log.append([entry(2)], IOFlushed::noop()).await.unwrap();
-        log.crash();
-        let entries = log.try_get_log_entries(..).await.unwrap();
+        let (mut next, lost) = log.crash();
+        assert_eq!(lost, 1);
+        assert!(
+            log.try_get_log_entries(..).await.is_err(),
+            "that process is gone"
+        );
+        let entries = next.try_get_log_entries(..).await.unwrap();
         assert_eq!(entries.len(), 2);
-        let mut synced = MemoryLog::new(true);
+        let mut synced = MemoryLog::<Tokio>::new(true);
         synced.blocking_append([entry(0)]).await.unwrap();
-        synced.crash();
-        assert_eq!(synced.try_get_log_entries(..).await.unwrap().len(), 1);
+        let (mut next, lost) = synced.crash();
+        assert_eq!(lost, 0);
+        assert_eq!(next.try_get_log_entries(..).await.unwrap().len(), 1);
     }
 }

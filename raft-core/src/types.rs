@@ -5,10 +5,13 @@
 //! generic over the user's state machine. This file holds no behaviour beyond formatting.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::runtime::{Runtime, Tokio};
 
 /// Identifies one node for the life of its data directory: 48 random bits.
 ///
@@ -136,8 +139,8 @@ impl<T> Callback<T> {
     }
 }
 
-impl<T: openraft::OptionalSend + 'static> openraft::raft::responder::Responder<TypeConfig, T>
-    for Callback<T>
+impl<R: Runtime, T: openraft::OptionalSend + 'static>
+    openraft::raft::responder::Responder<TypeConfig<R>, T> for Callback<T>
 {
     fn on_complete(self, result: T) {
         (self.0)(result);
@@ -145,10 +148,12 @@ impl<T: openraft::OptionalSend + 'static> openraft::raft::responder::Responder<T
 }
 
 /// Standard Raft: one leader per term, so that a log id is (term, index) as in the paper.
+///
+/// Only the runtime varies; ids, entries, votes and memberships are the same types everywhere.
 #[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
-pub(crate) struct TypeConfig;
+pub(crate) struct TypeConfig<R = Tokio>(PhantomData<R>);
 
-impl openraft::RaftTypeConfig for TypeConfig {
+impl<R: Runtime> openraft::RaftTypeConfig for TypeConfig<R> {
     type D = Proposal;
     // Responses go to their proposers from `apply` (see `node::pending`), not through openraft.
     type R = ();
@@ -160,7 +165,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type Payload = openraft::EntryPayload<Proposal, NodeId, Member>;
     type Entry =
         openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft::TokioRuntime;
+    type AsyncRuntime = R::Async;
     type Responder<T>
         = Callback<T>
     where

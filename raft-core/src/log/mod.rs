@@ -20,12 +20,14 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::RwLock;
 use rocksdb::DB;
 use tokio::sync::oneshot;
 
+use crate::apply::SyncLog;
 use crate::codec;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use tail::Tail;
@@ -92,13 +94,6 @@ impl LogStore {
         Ok(Self { shared, writer })
     }
 
-    /// Syncs everything appended so far. Used before a snapshot takes its place beside the log.
-    pub async fn sync(&self) -> io::Result<()> {
-        let (done, wait) = oneshot::channel();
-        self.writer.send(Job::Sync { done }).await?;
-        settled(wait).await
-    }
-
     /// Syncs, advances the mark and ends the writer thread. Later writes fail. RocksDB itself closes
     /// when the last clone and the last reader are dropped.
     pub async fn close(&self) -> io::Result<()> {
@@ -111,6 +106,16 @@ impl LogStore {
     #[cfg(test)]
     fn vote(&self) -> Option<Vote> {
         self.shared.state.read().vote
+    }
+}
+
+impl SyncLog for LogStore {
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async {
+            let (done, wait) = oneshot::channel();
+            self.writer.send(Job::Sync { done }).await?;
+            settled(wait).await
+        })
     }
 }
 

@@ -156,7 +156,7 @@ async fn callbacks_of_a_group_come_after_its_entries_are_readable() {
     let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
     let mut waits = Vec::new();
     for index in 0..100 {
-        let (done, wait) = TypeConfig::oneshot();
+        let (done, wait) = <TypeConfig>::oneshot();
         log.append([entry(1, index)], IOFlushed::signal(done))
             .await
             .unwrap();

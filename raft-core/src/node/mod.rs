@@ -16,11 +16,11 @@ use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::apply::{self, Applier};
+use crate::apply::{AppliedReceiver, Applier};
 use crate::config::{Config, Start};
 use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
@@ -65,7 +65,7 @@ pub struct Node<M: StateMachine> {
     raft: Raft<TypeConfig, Applier<M>>,
     machine: Arc<RwLock<M>>,
     metrics: MetricsReceiver,
-    applied: watch::Receiver<apply::Applied>,
+    applied: AppliedReceiver,
     pending: Arc<Pending<M::Response>>,
     proposals: mpsc::Sender<Sealing>,
     reads: mpsc::Sender<Ask>,
@@ -342,7 +342,7 @@ impl<M: StateMachine> Node<M> {
         deadline: std::time::Instant,
     ) -> Result<(), ReadError> {
         let mut applied = self.applied.clone();
-        let reached = applied.wait_for(|applied| applied.index() >= Some(index));
+        let reached = applied.wait_until(|applied| applied.index() >= Some(index));
         match timeout_at(Instant::from_std(deadline), reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(ReadError::Behind),
@@ -563,7 +563,7 @@ impl<M: StateMachine> Attempts<'_, M> {
             biased;
             outcome = &mut self.outcome => return Attempt::Done(settle(outcome.ok())),
             () = refused => return Attempt::NeverEntered,
-            passed = applied.wait_for(|applied| applied.term() > term) => {
+            passed = applied.wait_until(|applied| applied.term() > term) => {
                 if passed.is_err() {
                     return Attempt::Done(Err(ProposeError::Unknown));
                 }

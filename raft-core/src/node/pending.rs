@@ -3,7 +3,7 @@
 //! Every node applies every entry, so the node that received a proposal learns its outcome from its
 //! own apply, whoever led and whatever became of the leader since.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ pub(crate) enum Outcome<R> {
 #[derive(Debug)]
 struct Table<R> {
     next: u64,
-    waiting: HashMap<u64, oneshot::Sender<Outcome<R>>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Outcome<R>>>,
 }
 
 /// The table of waiting proposals.
@@ -40,7 +40,7 @@ impl<R> Pending<R> {
             node,
             table: Mutex::new(Table {
                 next: first,
-                waiting: HashMap::new(),
+                waiting: BTreeMap::new(),
             }),
         }
     }

@@ -7,13 +7,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use openraft::type_config::TypeConfigExt;
+use openraft::{Instant, Raft};
+use tokio::sync::mpsc;
 
-use crate::apply::{Applied, Applier};
+use crate::apply::{AppliedReceiver, Applier};
 use crate::machine::{Stamper, StateMachine};
+use crate::runtime::{Runtime, Tokio};
 use crate::types::{Callback, Proposal, ProposalId, TypeConfig};
 
 /// How often a new leader that waits for its first entry checks that it still leads.
@@ -29,17 +31,17 @@ pub(crate) struct Sealing {
     pub refused: Box<dyn FnOnce() + Send>,
 }
 
-pub(super) struct Proposer<M: StateMachine, S> {
-    pub raft: Raft<TypeConfig, Applier<M>>,
+pub(crate) struct Proposer<M: StateMachine, S, R: Runtime = Tokio> {
+    pub raft: Raft<TypeConfig<R>, Applier<M, R>>,
     pub queue: mpsc::Receiver<Sealing>,
-    pub applied: watch::Receiver<Applied>,
+    pub applied: AppliedReceiver<R>,
     pub stamper: S,
     pub rebase_after: Duration,
     /// The term this node leads in, once its first entry is applied.
     pub leads: Option<u64>,
 }
 
-impl<M: StateMachine, S: Stamper> Proposer<M, S> {
+impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
     pub async fn run(mut self) {
         while let Some(sealing) = self.queue.recv().await {
             if !self.is_leader(sealing.term) || !self.ready(sealing.term).await {
@@ -81,7 +83,7 @@ impl<M: StateMachine, S: Stamper> Proposer<M, S> {
     /// sets the stamper's base when time must not have counted.
     async fn ready(&mut self, term: u64) -> bool {
         if self.leads == Some(term) {
-            if self.applied.borrow().at.elapsed() > self.rebase_after {
+            if self.applied.borrow_watched().at.elapsed() > self.rebase_after {
                 self.stamper.rebase();
             }
             return true;
@@ -91,7 +93,7 @@ impl<M: StateMachine, S: Stamper> Proposer<M, S> {
                 return false;
             }
             // A time-out only means to look again.
-            let _ = timeout(LEADERSHIP_CHECK, self.applied.changed()).await;
+            let _ = TypeConfig::<R>::timeout(LEADERSHIP_CHECK, self.applied.changed()).await;
         }
         self.stamper.rebase();
         self.leads = Some(term);

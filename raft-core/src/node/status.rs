@@ -6,11 +6,12 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::{Runtime, Tokio};
 use crate::types::{Member, NodeId, TypeConfig};
 
-type Metrics = openraft::RaftMetrics<TypeConfig>;
-pub(super) type MetricsReceiver =
-    openraft::type_config::alias::WatchReceiverOf<TypeConfig, Metrics>;
+type Metrics<R = Tokio> = openraft::RaftMetrics<TypeConfig<R>>;
+pub(crate) type MetricsReceiver<R = Tokio> =
+    openraft::type_config::alias::WatchReceiverOf<TypeConfig<R>, Metrics<R>>;
 
 /// After this long without a quorum's answer a leader no longer names itself.
 const QUORUM_SILENCE: Duration = Duration::from_secs(1);
@@ -102,7 +103,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new<R: Runtime>(metrics: &Metrics<R>) -> Self {
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         // A leader that no quorum has answered lately leads nobody; a cluster of one has no quorum
