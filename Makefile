@@ -34,6 +34,7 @@ run: set-up
 test: set-up
 	cargo build --release --workspace --all-targets --locked
 	cargo test --release --workspace --locked --no-fail-fast
+	cargo run --release --package raft-core --example counter --locked
 
 # Quickest to fail first.
 .PHONY: check
@@ -43,6 +44,7 @@ check: set-up
 	    { echo 'cargo-deny is missing: cargo install cargo-deny --locked' >&2; exit 1; }
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked --quiet
 
 .PHONY: fix
 fix: set-up

@@ -80,6 +80,18 @@ pub struct Member {
     pub service_address: String,
 }
 
+impl Member {
+    /// A member of this name that peers reach at `peer_address` (`host:port`), with nothing to tell
+    /// clients.
+    pub fn new(name: impl Into<String>, peer_address: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            peer_address: peer_address.into(),
+            service_address: String::new(),
+        }
+    }
+}
+
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.name, self.peer_address)
