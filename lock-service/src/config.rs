@@ -71,6 +71,15 @@ pub struct ServeArgs {
     #[arg(long, env = "PALISADE_KEEP_ENTRIES", value_name = "N")]
     pub keep_entries: Option<u64>,
 
+    /// Requests in flight at most; what exceeds it is refused with 503 `overloaded`, renewals last
+    /// [default: 4096]
+    #[arg(long, env = "PALISADE_MAX_IN_FLIGHT_PROPOSALS", value_name = "N")]
+    pub max_in_flight_proposals: Option<usize>,
+
+    /// Their encoded size at most, in bytes [default: 16777216]
+    #[arg(long, env = "PALISADE_MAX_IN_FLIGHT_BYTES", value_name = "BYTES")]
+    pub max_in_flight_bytes: Option<usize>,
+
     /// Check the model's invariants after every entry and stop when one is broken (slow; for tests)
     #[arg(
         long,
@@ -121,6 +130,10 @@ pub struct ServeConfig {
     pub snapshot_after_entries: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
     pub keep_entries: Option<u64>,
+    /// See `raft_core::Config`; `None` for its default.
+    pub max_in_flight_proposals: Option<usize>,
+    /// See `raft_core::Config`; `None` for its default.
+    pub max_in_flight_bytes: Option<usize>,
     /// Check invariants after every entry.
     pub check_invariants: bool,
     /// Stop when standard input ends.
@@ -202,6 +215,10 @@ impl ServeArgs {
             alone: self.alone,
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
             keep_entries: self.keep_entries.or(file.keep_entries),
+            max_in_flight_proposals: self
+                .max_in_flight_proposals
+                .or(file.max_in_flight_proposals),
+            max_in_flight_bytes: self.max_in_flight_bytes.or(file.max_in_flight_bytes),
             check_invariants: self
                 .check_invariants
                 .or(file.check_invariants)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lock_model::{Command, Entry, LockTable, Outcome, Refusal, Response, Timestamp, invariants};
 use parking_lot::Mutex;
-use raft_core::{EntryContext, MachineError, SnapshotWriter, StateMachine};
+use raft_core::{EntryContext, MachineError, Priority, SnapshotWriter, StateMachine};
 use tokio::sync::Notify;
 
 use crate::clock::AppliedClock;
@@ -95,6 +95,17 @@ impl StateMachine for LockMachine {
         self.surroundings.alarm.due(self.table.next_deadline());
         self.surroundings.waiters.tell(&outcome.events);
         Ok(outcome)
+    }
+
+    fn priority(command: &Command) -> Priority {
+        match command {
+            // Overload must not end a healthy holder's lease, nor stop the clock that ends others'.
+            Command::Found { .. } | Command::Tick | Command::Renew { .. } => Priority::Critical,
+            Command::Release { .. } | Command::Cancel { .. } | Command::Revoke { .. } => {
+                Priority::High
+            }
+            _ => Priority::Normal,
+        }
     }
 
     fn freeze(&self) -> SnapshotWriter {

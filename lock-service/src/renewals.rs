@@ -18,6 +18,8 @@ const MAX_LEASES: usize = 4096;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Answers leave this long before the deadline of whoever asked.
 const MARGIN: Duration = Duration::from_millis(20);
+/// Before an entry that was refused at once is proposed again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 /// Requests that wait for the next entry.
 const QUEUE: usize = 4096;
 
@@ -98,6 +100,9 @@ async fn collect(node: Arc<Node<LockMachine>>, mut queue: mpsc::Receiver<Ask>) {
                     .partition(|ask: &Ask| now + MARGIN < ask.deadline);
                 asks = waiting;
                 reply_all(late, &error);
+                if error == ProposeError::Overloaded {
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
             }
         }
     }

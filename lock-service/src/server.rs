@@ -177,6 +177,12 @@ async fn start_node(
     if let Some(entries) = config.keep_entries {
         raft.keep_entries = entries;
     }
+    if let Some(proposals) = config.max_in_flight_proposals {
+        raft.max_in_flight_proposals = proposals;
+    }
+    if let Some(bytes) = config.max_in_flight_bytes {
+        raft.max_in_flight_bytes = bytes;
+    }
     if config.unsafe_no_sync {
         tracing::warn!("the log is never synced: acknowledged writes are lost in a power cut");
         raft.sync = SyncPolicy::Never;

@@ -42,6 +42,18 @@ pub struct Config {
     pub rebase_after: Duration,
     /// Whether writes are synced; anything but the default loses acknowledged writes.
     pub sync: SyncPolicy,
+
+    /// Proposals in flight at this node at the most: its own from the call to the outcome, and on the
+    /// leader all nodes' until they are applied. What exceeds it is refused at once with
+    /// [`ProposeError::Overloaded`](crate::ProposeError::Overloaded). At least 1. Default 4096: at ten
+    /// thousand entries a second the last of them waits for less than half a second.
+    pub max_in_flight_proposals: usize,
+    /// Encoded bytes of the proposals in flight at the most, beside what comes alone. At least 1.
+    /// Default 16 MiB.
+    pub max_in_flight_bytes: usize,
+    /// Percent of both bounds, 0 to 90, that is kept from [`Priority::Normal`](crate::Priority::Normal);
+    /// half of it also from [`Priority::High`](crate::Priority::High). Default 25.
+    pub reserved_percent: u8,
 }
 
 impl Config {
@@ -57,6 +69,9 @@ impl Config {
             keep_entries: 10_000,
             rebase_after: Duration::from_secs(1),
             sync: SyncPolicy::Always,
+            max_in_flight_proposals: 4096,
+            max_in_flight_bytes: 16 << 20,
+            reserved_percent: 25,
         }
     }
 

@@ -38,8 +38,9 @@ pub enum ProposeError {
         /// The most allowed.
         limit: usize,
     },
-    /// It was not applied: too many proposals are in flight.
-    #[error("too many proposals are in flight; it was not applied")]
+    /// It was not applied: as many proposals are in flight, here or at the leader, as the
+    /// [`Config`](crate::Config) allows for its priority. Try again later.
+    #[error("too many proposals are in flight; it was not applied, try again later")]
     Overloaded,
     /// It was not applied: it cannot be encoded.
     #[error("the command cannot be encoded ({0}); it was not applied")]

@@ -21,6 +21,8 @@
 //!               +--> the response, to the proposal that this node made
 //! ```
 //!
+//! A replicated counter, whole, is in `examples/counter.rs`: `cargo run --release --example counter`.
+//!
 //! This is the only crate of Palisade that names openraft or RocksDB, and neither is in its public
 //! API. It knows nothing of locks, HTTP or wall clocks.
 #![forbid(unsafe_code)]
@@ -47,7 +49,7 @@ mod types;
 pub use config::{Config, Start};
 pub use error::{ProposeError, ReadError, StartError};
 pub use log::SyncPolicy;
-pub use machine::{EntryContext, MachineError, SnapshotWriter, Stamper, StateMachine};
+pub use machine::{EntryContext, MachineError, Priority, SnapshotWriter, Stamper, StateMachine};
 pub use node::{
     Applied, MAX_COMMAND_BYTES, MemberStatus, Node, NodeProgress, Role, Status, StatusWatch,
 };

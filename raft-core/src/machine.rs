@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Where an entry stands in the log, and what its leader stamped on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,21 @@ pub struct EntryContext {
     pub term: u64,
     /// What the leader's [`Stamper`] answered when it sealed the entry; 0 without one.
     pub stamp: u64,
+}
+
+/// What a proposal may use of a node's room for proposals in flight. Each keeps a share from those
+/// above it in this list; see [`Config::reserved_percent`](crate::Config::reserved_percent).
+///
+/// It decides who is refused under overload, never the order of what is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Priority {
+    /// Ordinary work, refused first.
+    #[default]
+    Normal,
+    /// What lightens the load, such as giving something back.
+    High,
+    /// What keeps alive that which exists. Few and small, or it starves itself.
+    Critical,
 }
 
 /// A deterministic failure of [`StateMachine::apply`]: this node stops, before replicas diverge.
@@ -49,6 +64,12 @@ pub trait StateMachine: Send + Sync + Sized + 'static {
         command: Self::Command,
     ) -> Result<Self::Response, MachineError>;
 
+    /// How important a command is when not all can be taken. Asked where it is proposed. All are
+    /// [`Priority::Normal`] unless you say otherwise.
+    fn priority(_command: &Self::Command) -> Priority {
+        Priority::Normal
+    }
+
     /// Takes the state as it is now. Must be cheap (persistent data structures, or a small state):
     /// no command is applied meanwhile. The returned writer runs later, on another thread.
     fn freeze(&self) -> SnapshotWriter;
@@ -67,10 +88,9 @@ pub trait StateMachine: Send + Sync + Sized + 'static {
 /// in it, and the entry is handed to the log under the leadership the stamp was made for, or
 /// stamped anew.
 pub trait Stamper: Send + 'static {
-    /// This node's leadership has begun and its own first entry has been applied, or nothing was
-    /// committed for [`Config::rebase_after`](crate::Config::rebase_after) until now or until lately:
-    /// time that passed unled or uncommitted must not count. Start again from what the applied state
-    /// says.
+    /// This node's leadership has begun and its own first entry has been applied, or nothing has
+    /// been committed for [`Config::rebase_after`](crate::Config::rebase_after): time that passed
+    /// unled or uncommitted must not count. Start again from what the applied state says.
     fn rebase(&mut self);
 
     /// The stamp of the next entry.

@@ -2,12 +2,17 @@
 
 use std::io::{self, Read};
 
-use crate::machine::{EntryContext, MachineError, SnapshotWriter, StateMachine};
+use crate::machine::{EntryContext, MachineError, Priority, SnapshotWriter, StateMachine};
 
 /// Remembers every command with its index and stamp.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Register {
     pub seen: Vec<(u64, u64, u64)>,
+}
+
+impl Register {
+    /// The one command that is critical.
+    pub const URGENT: u64 = u64::MAX;
 }
 
 impl StateMachine for Register {
@@ -17,6 +22,13 @@ impl StateMachine for Register {
     fn apply(&mut self, entry: EntryContext, command: u64) -> Result<usize, MachineError> {
         self.seen.push((entry.index, entry.stamp, command));
         Ok(self.seen.len())
+    }
+
+    fn priority(command: &u64) -> Priority {
+        match *command {
+            Self::URGENT => Priority::Critical,
+            _ => Priority::Normal,
+        }
     }
 
     fn freeze(&self) -> SnapshotWriter {

@@ -13,12 +13,13 @@ use openraft::raft::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::admission::Admission;
 use super::proposer::Sealing;
 use super::reads::read_index;
 use super::status::{NodeProgress, Status};
 use crate::apply::{Applier, SnapshotData};
 use crate::founding::FoundingState;
-use crate::machine::StateMachine;
+use crate::machine::{Priority, StateMachine};
 use crate::snapshot::PartialSnapshot;
 use crate::transport::{AppendResults, FoundingHandler, Handler};
 use crate::types::{ProposalId, SnapshotMeta, TypeConfig, Vote};
@@ -26,6 +27,7 @@ use crate::types::{ProposalId, SnapshotMeta, TypeConfig, Vote};
 pub(super) struct PeerHandler<M: StateMachine> {
     pub raft: Raft<TypeConfig, Applier<M>>,
     pub proposals: mpsc::Sender<Sealing>,
+    pub admission: Arc<Admission>,
     pub founding: Arc<FoundingState>,
 }
 
@@ -90,21 +92,25 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
         &self,
         term: u64,
         id: ProposalId,
+        priority: Priority,
         command: Bytes,
         refused: Box<dyn FnOnce() + Send>,
-    ) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let sealing = Sealing {
-                id,
-                command,
-                term,
-                refused,
-            };
-            // Waiting here slows this one peer's connection, which is the backpressure we want.
-            if let Err(unsent) = self.proposals.send(sealing).await {
-                (unsent.0.refused)();
-            }
-        })
+    ) -> bool {
+        let Some(permit) = self.admission.admit(priority, command.len()) else {
+            return false;
+        };
+        let sealing = Sealing {
+            id,
+            command,
+            term,
+            permit,
+            refused,
+        };
+        // The queue has room for all that is admitted; it is closed when this node stops.
+        if let Err(unsent) = self.proposals.try_send(sealing) {
+            (unsent.into_inner().refused)();
+        }
+        true
     }
 
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>> {

@@ -1,5 +1,6 @@
 //! A running member of a group: start, propose, read, watch, stop.
 
+mod admission;
 mod handler;
 mod links;
 pub(crate) mod pending;
@@ -26,13 +27,14 @@ use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
 use crate::identity::DataDirectory;
 use crate::log::LogStore;
-use crate::machine::{Stamper, StateMachine};
+use crate::machine::{Priority, Stamper, StateMachine};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
     Acceptor, Dialer, Founding, Identity, NetworkFactory, Reply, Request, serve_bootstrap,
     serve_peers,
 };
 use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
+use admission::{Admission, Permit};
 use handler::PeerHandler;
 use links::Links;
 use pending::{Outcome, Pending};
@@ -43,8 +45,6 @@ pub use status::{MemberStatus, NodeProgress, Role, Status, StatusWatch};
 
 /// The largest encoded command. It must fit into a frame with room for others.
 pub const MAX_COMMAND_BYTES: usize = 4 << 20;
-/// Commands that wait for the proposer task.
-const PROPOSAL_QUEUE: usize = 4096;
 const READ_QUEUE: usize = 4096;
 /// How often a running node looks whether it has failed.
 const FAILURE_CHECK: Duration = Duration::from_millis(100);
@@ -67,6 +67,7 @@ pub struct Node<M: StateMachine> {
     metrics: MetricsReceiver,
     applied: AppliedReceiver,
     pending: Arc<Pending<M::Response>>,
+    admission: Arc<Admission>,
     proposals: mpsc::Sender<Sealing>,
     reads: mpsc::Sender<Ask>,
     links: Arc<Links>,
@@ -90,6 +91,7 @@ impl<M: StateMachine> Node<M> {
         machine: M,
         stamper: impl Stamper,
     ) -> Result<Self, StartError> {
+        let admission = Arc::new(Admission::new(&config).map_err(StartError::Configuration)?);
         let path = config.data_directory.clone();
         let directory = run_blocking(move || DataDirectory::open(&path)).await?;
         let (log_path, snapshot_path) = (directory.log(), directory.snapshots());
@@ -119,18 +121,7 @@ impl<M: StateMachine> Node<M> {
         let pending = Arc::new(Pending::new(identity.node, rand::random()));
         let applier = {
             let (pending, snapshots, log) = (pending.clone(), snapshots.clone(), log.clone());
-            let stall_after = config.rebase_after;
-            run_blocking(move || {
-                let log = Some(log);
-                Ok(Applier::open(
-                    machine,
-                    pending,
-                    snapshots,
-                    log,
-                    stall_after,
-                )?)
-            })
-            .await?
+            run_blocking(move || Ok(Applier::open(machine, pending, snapshots, Some(log))?)).await?
         };
         let (machine, applied) = (applier.machine(), applier.watch_applied());
         let raft_config = config
@@ -153,7 +144,7 @@ impl<M: StateMachine> Node<M> {
         .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
 
         let links = Arc::new(Links::new(dialer, raft.metrics()));
-        let (proposals, proposal_queue) = mpsc::channel(PROPOSAL_QUEUE);
+        let (proposals, proposal_queue) = mpsc::channel(admission.most_proposals());
         let (reads, read_queue) = mpsc::channel(READ_QUEUE);
         let mut tasks = JoinSet::new();
         let proposer = Proposer {
@@ -163,7 +154,6 @@ impl<M: StateMachine> Node<M> {
             stamper,
             rebase_after: config.rebase_after,
             leads: None,
-            stalls: 0,
         };
         tasks.spawn(proposer.run());
         let reader = Reader {
@@ -175,6 +165,7 @@ impl<M: StateMachine> Node<M> {
         let handler = PeerHandler {
             raft: raft.clone(),
             proposals: proposals.clone(),
+            admission: admission.clone(),
             founding: founding.clone(),
         };
         tasks.spawn(serve_peers(
@@ -189,6 +180,7 @@ impl<M: StateMachine> Node<M> {
             machine,
             applied,
             pending,
+            admission,
             proposals,
             reads,
             links,
@@ -287,15 +279,19 @@ impl<M: StateMachine> Node<M> {
     ///
     /// # Errors
     /// [`ProposeError::Unknown`] when the deadline comes after the command may have entered a log;
-    /// every other error means that it was not applied and never will be.
+    /// every other error means that it was not applied and never will be. One of them,
+    /// [`ProposeError::Overloaded`], comes at once, when too much is in flight here or at the leader
+    /// for the command's [`Priority`].
     ///
     /// # Cancellation
-    /// A dropped call leaves the outcome unknown.
+    /// A dropped call leaves the outcome unknown. What it had in flight counts as such until it has
+    /// left this node's queues.
     pub async fn propose(
         &self,
         command: &M::Command,
         deadline: std::time::Instant,
     ) -> Result<Applied<M::Response>, ProposeError> {
+        let priority = M::priority(command);
         let command = postcard::to_allocvec(command)
             .map_err(|error| ProposeError::Encoding(error.to_string()))?;
         if command.len() > MAX_COMMAND_BYTES {
@@ -304,6 +300,9 @@ impl<M: StateMachine> Node<M> {
                 limit: MAX_COMMAND_BYTES,
             });
         }
+        let Some(permit) = self.admission.admit(priority, command.len()) else {
+            return Err(ProposeError::Overloaded);
+        };
         let (id, outcome) = self.pending.register();
         let _forget = Forget {
             pending: &self.pending,
@@ -313,7 +312,9 @@ impl<M: StateMachine> Node<M> {
         Attempts {
             node: self,
             id,
+            priority,
             command: command.into(),
+            permit,
             outcome,
             deadline,
         }
@@ -448,7 +449,9 @@ impl<R> Drop for Forget<'_, R> {
 struct Attempts<'a, M: StateMachine> {
     node: &'a Node<M>,
     id: ProposalId,
+    priority: Priority,
     command: Bytes,
+    permit: Arc<Permit>,
     outcome: oneshot::Receiver<Outcome<M::Response>>,
     deadline: Instant,
 }
@@ -509,22 +512,18 @@ impl<M: StateMachine> Attempts<'_, M> {
             id: self.id,
             command: self.command.clone(),
             term,
+            permit: self.permit.clone(),
             refused: Box::new(move || {
                 let _ = refuse.send(());
             }),
         };
-        match self.node.proposals.try_send(sealing) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Attempt::Done(Err(ProposeError::Overloaded));
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Attempt::Done(Err(ProposeError::NotProposed));
-            }
+        // The queue has room for all that is admitted; it is closed when this node has stopped.
+        if self.node.proposals.try_send(sealing).is_err() {
+            return Attempt::Done(Err(ProposeError::NotProposed));
         }
         self.watch_outcome(term, async {
             match refused.await {
-                Ok(()) => {}
+                Ok(()) => Attempt::NeverEntered,
                 // Dropped without a word: only the apply can tell.
                 Err(_) => std::future::pending().await,
             }
@@ -542,9 +541,10 @@ impl<M: StateMachine> Attempts<'_, M> {
         let request = Request::Propose {
             term,
             id: self.id,
+            priority: self.priority,
             command: self.command.clone(),
         };
-        let sent = connection.send(&request);
+        let sent = connection.send_proposal(&request, self.permit.clone());
         let mut answer = match timeout_at(self.deadline, sent).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => return Attempt::NeverEntered,
@@ -553,7 +553,8 @@ impl<M: StateMachine> Attempts<'_, M> {
             // Held, so that the connection lives as long as its answer may come.
             let _connection = connection;
             match answer.wait().await {
-                Some(Reply::NotProposed) => {}
+                Some(Reply::NotProposed) => Attempt::NeverEntered,
+                Some(Reply::Overloaded) => Attempt::Done(Err(ProposeError::Overloaded)),
                 // Lost, or nonsense: only the apply can tell.
                 Some(_) | None => std::future::pending().await,
             }
@@ -568,13 +569,13 @@ impl<M: StateMachine> Attempts<'_, M> {
     async fn watch_outcome(
         &mut self,
         term: u64,
-        refused: impl Future<Output = ()>,
+        refused: impl Future<Output = Attempt<M::Response>>,
     ) -> Attempt<M::Response> {
         let mut applied = self.node.applied.clone();
         tokio::select! {
             biased;
             outcome = &mut self.outcome => return Attempt::Done(settle(outcome.ok())),
-            () = refused => return Attempt::NeverEntered,
+            refusal = refused => return refusal,
             passed = applied.wait_until(|applied| applied.term() > term) => {
                 if passed.is_err() {
                     return Attempt::Done(Err(ProposeError::Unknown));

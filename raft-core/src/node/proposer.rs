@@ -4,6 +4,7 @@
 //! that the stamp was made for: openraft refuses it when that leadership has ended. It never
 //! retries; whoever proposed is told when a command has certainly not entered the log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::{Instant, Raft};
 use tokio::sync::mpsc;
 
+use super::admission::Permit;
 use crate::apply::{AppliedReceiver, Applier};
 use crate::machine::{Stamper, StateMachine};
 use crate::runtime::{Runtime, Tokio};
@@ -27,6 +29,8 @@ pub(crate) struct Sealing {
     pub command: Bytes,
     /// The leadership that the proposer counts on.
     pub term: u64,
+    /// Held until openraft is done with it.
+    pub permit: Arc<Permit>,
     /// Called when the command has certainly not entered the log, and never will.
     pub refused: Box<dyn FnOnce() + Send>,
 }
@@ -39,8 +43,6 @@ pub(crate) struct Proposer<M: StateMachine, S, R: Runtime = Tokio> {
     pub rebase_after: Duration,
     /// The term this node leads in, once its first entry is applied.
     pub leads: Option<u64>,
-    /// Stalls of the apply that the stamper has been told of.
-    pub stalls: u64,
 }
 
 impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
@@ -55,12 +57,14 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
                 stamp: self.stamper.stamp(),
                 command: sealing.command,
             };
-            let refused = sealing.refused;
+            let (refused, permit) = (sealing.refused, sealing.permit);
             let handed_over = self
                 .raft
                 .write(proposal)
                 .with_leader(sealing.term)
                 .responder(Callback::new(move |result| {
+                    // Applied, or dropped: no longer in any queue.
+                    drop(permit);
                     // Applied: the proposer hears it from its own apply. Discarded: it may be in
                     // other logs, so the outcome is open until an entry of a later term is applied.
                     if let Err(ClientWriteError::ForwardToLeader(_)) = result {
@@ -85,13 +89,7 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
     /// sets the stamper's base when time must not have counted.
     async fn ready(&mut self, term: u64) -> bool {
         if self.leads == Some(term) {
-            let (stalls, stalled) = {
-                let applied = self.applied.borrow_watched();
-                (applied.stalls, applied.at.elapsed() > self.rebase_after)
-            };
-            // A stall may be over by now, ended by an entry that was stamped before it.
-            if stalled || stalls != self.stalls {
-                self.stalls = stalls;
+            if self.applied.borrow_watched().at.elapsed() > self.rebase_after {
                 self.stamper.rebase();
             }
             return true;
@@ -103,7 +101,6 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
             // A time-out only means to look again.
             let _ = TypeConfig::<R>::timeout(LEADERSHIP_CHECK, self.applied.changed()).await;
         }
-        self.stalls = self.applied.borrow_watched().stalls;
         self.stamper.rebase();
         self.leads = Some(term);
         true

@@ -42,10 +42,8 @@ impl Role {
             Role::Stopped => "stopped",
         }
     }
-}
 
-impl From<ServerState> for Role {
-    fn from(state: ServerState) -> Self {
+    fn of(state: ServerState) -> Self {
         match state {
             ServerState::Leader => Role::Leader,
             ServerState::Follower => Role::Follower,
@@ -116,7 +114,7 @@ impl Status {
         Self {
             node: metrics.id,
             progress: NodeProgress {
-                role: metrics.state.into(),
+                role: Role::of(metrics.state),
                 term: metrics.current_term,
                 leader: metrics.current_leader.filter(|_| !lost_quorum),
                 last_log_index: metrics.last_log_index,

@@ -310,3 +310,72 @@ async fn a_leader_stamps_in_log_order_from_a_base_of_its_own() {
     assert!(stamps.is_sorted(), "{stamps:?}");
     node.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_exceeds_the_bound_is_refused_at_once_and_gives_nothing_back_before_it_leaves_the_queues()
+ {
+    let mut group = Group::start_with(1, |config| config.max_in_flight_proposals = 4).await;
+    group.leader().await;
+    let node = Arc::new(group.nodes[0].take().unwrap());
+    node.propose(&1, deadline()).await.unwrap();
+
+    // While a reader looks at the machine nothing is applied.
+    let (look_away, looking) = std::sync::mpsc::sync_channel::<()>(0);
+    let (began, reading) = oneshot::channel();
+    let reader = node.clone();
+    let reader = tokio::task::spawn_blocking(move || {
+        reader.read(|_| {
+            began.send(()).unwrap();
+            looking.recv().unwrap();
+        });
+    });
+    reading.await.unwrap();
+    let soon = || Instant::now() + Duration::from_millis(50);
+    // Three of four are for ordinary proposals, and their callers give up.
+    for command in 2..5 {
+        let error = node.propose(&command, soon()).await.unwrap_err();
+        assert_eq!(error, ProposeError::Unknown);
+    }
+    assert_eq!(node.admission.in_flight().proposals, 3);
+    let error = node.propose(&5, deadline()).await.unwrap_err();
+    assert_eq!(error, ProposeError::Overloaded);
+    let urgent = Register::URGENT;
+    let error = node.propose(&urgent, soon()).await.unwrap_err();
+    assert_eq!(error, ProposeError::Unknown, "the rest is kept for it");
+    let error = node.propose(&urgent, deadline()).await.unwrap_err();
+    assert_eq!(error, ProposeError::Overloaded);
+
+    look_away.send(()).unwrap();
+    reader.await.unwrap();
+    let by = deadline();
+    while node.admission.in_flight().proposals > 0 {
+        assert!(Instant::now() < by, "what is applied is given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let seen = node.read(|machine| machine.seen.len());
+    assert_eq!(
+        seen, 5,
+        "what was taken is applied, what was refused is not"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_full_refuses_what_others_forward() {
+    let mut group = Group::start_with(3, |config| config.max_in_flight_proposals = 4).await;
+    let leader = group.leader().await;
+    let follower = (leader + 1) % 3;
+    group.node(follower).propose(&1, deadline()).await.unwrap();
+    let taken = group.node(leader).admission.clone();
+    let held: Vec<_> = std::iter::from_fn(|| taken.admit(Priority::Critical, 8)).collect();
+    assert_eq!(held.len(), 4);
+    let error = group
+        .node(follower)
+        .propose(&2, deadline())
+        .await
+        .unwrap_err();
+    assert_eq!(error, ProposeError::Overloaded);
+    drop(held);
+    group.node(follower).propose(&3, deadline()).await.unwrap();
+    group.stop(leader).await;
+    assert_eq!(group.caught_up(follower).await, vec![1, 3]);
+}

@@ -97,11 +97,23 @@ struct Calls {
 
 impl Calls {
     fn replied(&mut self, number: u64, reply: &Reply) -> Option<oneshot::Sender<Reply>> {
-        if !matches!(reply, Reply::NotProposed) {
+        if !matches!(reply, Reply::NotProposed | Reply::Overloaded) {
             self.owed = self.owed.saturating_sub(1);
             self.owed_since = (self.owed > 0).then(Instant::now);
         }
         self.waiting.as_mut()?.remove(&number)
+    }
+}
+
+/// A frame and what is kept with it.
+struct Holding<H> {
+    frame: Bytes,
+    _held: H,
+}
+
+impl<H> AsRef<[u8]> for Holding<H> {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
     }
 }
 
@@ -191,10 +203,34 @@ impl Connection {
         calls.waiting.is_some() && calls.owed_since.is_none_or(|since| since.elapsed() < limit)
     }
 
-    /// Sends a request; its reply comes through the [`Answer`]. Requests leave in call order.
+    /// Sends a request that the peer answers in any case; its reply comes through the [`Answer`].
+    /// Requests leave in call order.
     pub async fn send(&self, request: &Request) -> Result<Answer, CallError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let frame = frame::encode(number, request).map_err(CallError::NotSent)?;
+        self.send_frame(number, frame, true).await
+    }
+
+    /// As [`send`](Self::send) for a proposal, keeping `held` until the frame has left this node's
+    /// memory.
+    pub async fn send_proposal<H: Send + 'static>(
+        &self,
+        request: &Request,
+        held: H,
+    ) -> Result<Answer, CallError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let frame = frame::encode(number, request).map_err(CallError::NotSent)?;
+        let frame = Bytes::from_owner(Holding { frame, _held: held });
+        self.send_frame(number, frame, false).await
+    }
+
+    /// `owes_reply` says whether the peer answers in any case.
+    async fn send_frame(
+        &self,
+        number: u64,
+        frame: Bytes,
+        owes_reply: bool,
+    ) -> Result<Answer, CallError> {
         let lost = || CallError::NotSent(io::ErrorKind::ConnectionAborted.into());
         let permit = self.frames.reserve().await.map_err(|_| lost())?;
         let (done, reply) = oneshot::channel();
@@ -202,7 +238,7 @@ impl Connection {
             let mut calls = self.calls.lock();
             let waiting = calls.waiting.as_mut().ok_or_else(lost)?;
             waiting.insert(number, done);
-            if !matches!(request, Request::Propose { .. }) {
+            if owes_reply {
                 calls.owed += 1;
                 calls.owed_since.get_or_insert_with(Instant::now);
             }

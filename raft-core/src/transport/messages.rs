@@ -6,6 +6,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Priority;
 use crate::node::NodeProgress;
 use crate::types::{ClusterId, Member, NodeId, ProposalId, TypeConfig, Vote};
 
@@ -70,6 +71,7 @@ pub(crate) enum Request {
     Propose {
         term: u64,
         id: ProposalId,
+        priority: Priority,
         command: Bytes,
     },
     ReadIndex,
@@ -103,4 +105,6 @@ pub(crate) enum Reply {
     Agreed,
     /// The request could not be served; nothing was changed by it.
     Failed(String),
+    /// Too much is in flight here: the proposal was not taken.
+    Overloaded,
 }

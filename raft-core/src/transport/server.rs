@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::connection::write_frames;
 use super::frame;
 use super::messages::{Founding, Hello, MAGIC, Reply, Request, VERSION, Welcome};
+use crate::machine::Priority;
 use crate::node::NodeProgress;
 use crate::snapshot::{PartialSnapshot, SnapshotStore};
 use crate::types::{ClusterId, NodeId, ProposalId, SnapshotMeta, TypeConfig, Vote};
@@ -64,14 +65,16 @@ pub(crate) trait Handler: Send + Sync + 'static {
         meta: SnapshotMeta,
         snapshot: PartialSnapshot,
     ) -> BoxFuture<'_, Result<Vote, String>>;
-    /// Proposes on behalf of a peer; `refused` is called when it never entered the log.
+    /// Proposes on behalf of a peer; `false` when this node has too much in flight to take it.
+    /// `refused` is called when it was taken and never entered the log.
     fn propose(
         &self,
         term: u64,
         id: ProposalId,
+        priority: Priority,
         command: Bytes,
         refused: Box<dyn FnOnce() + Send>,
-    ) -> BoxFuture<'_, ()>;
+    ) -> bool;
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>>;
     fn status(&self) -> NodeProgress;
     /// Founding questions, from nodes that belong to no cluster yet.
@@ -317,9 +320,16 @@ async fn serve_peer(
                     }
                     send(&replies, number, &reply).await?;
                 }
-                Request::Propose { term, id, command } => {
+                Request::Propose {
+                    term,
+                    id,
+                    priority,
+                    command,
+                } => {
                     let refused = refuse(replies.clone(), number);
-                    handler.propose(term, id, command, refused).await;
+                    if !handler.propose(term, id, priority, command, refused) {
+                        send(&replies, number, &Reply::Overloaded).await?;
+                    }
                 }
                 request => {
                     let (handler, replies) = (handler.clone(), replies.clone());
