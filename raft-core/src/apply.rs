@@ -6,6 +6,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
@@ -32,6 +33,8 @@ pub(crate) struct Applied<R: Runtime = Tokio> {
     pub last: Option<LogId>,
     /// When an entry was last applied: the proposer's sign that commits go on.
     pub at: InstantOf<R>,
+    /// How often so long passed between two entries that the time must not count.
+    pub stalls: u64,
 }
 
 /// Follows how far this node has applied.
@@ -75,6 +78,8 @@ pub(crate) struct Applier<M: StateMachine, R: Runtime = Tokio> {
     snapshots: SnapshotStore,
     /// Synced before a snapshot takes its name. `None` only where no crash is staged.
     log: Option<Arc<dyn SyncLog>>,
+    /// What counts as a stall: see [`Config::rebase_after`](crate::Config::rebase_after).
+    stall_after: Duration,
 }
 
 impl<M: StateMachine, R: Runtime> Applier<M, R> {
@@ -84,6 +89,7 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
         pending: Arc<Pending<M::Response>>,
         snapshots: SnapshotStore,
         log: Option<impl SyncLog>,
+        stall_after: Duration,
     ) -> io::Result<Self> {
         let mut last = None;
         let mut membership = StoredMembership::default();
@@ -98,6 +104,7 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
         let (publisher, applied) = TypeConfig::<R>::watch_channel(Applied {
             last,
             at: TypeConfig::<R>::now(),
+            stalls: 0,
         });
         Ok(Self {
             machine: Arc::new(RwLock::new(machine)),
@@ -107,6 +114,7 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
             membership,
             snapshots,
             log: log.map(|log| Arc::new(log) as Arc<dyn SyncLog>),
+            stall_after,
         })
     }
 
@@ -122,8 +130,14 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
 
     fn publish(&mut self, last: Option<LogId>) {
         let at = TypeConfig::<R>::now();
+        let stall_after = self.stall_after;
         self.publisher.get_mut().send_if_modified(|applied| {
-            *applied = Applied { last, at };
+            let stalled = at - applied.at > stall_after;
+            *applied = Applied {
+                last,
+                at,
+                stalls: applied.stalls + u64::from(stalled),
+            };
             true
         });
     }
@@ -283,6 +297,13 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
 #[cfg(test)]
 impl<M: StateMachine + Default> Applier<M> {
     pub fn for_tests(snapshots: SnapshotStore, log: Option<LogStore>) -> Self {
-        Self::open(M::default(), Arc::default(), snapshots, log).unwrap()
+        Self::open(
+            M::default(),
+            Arc::default(),
+            snapshots,
+            log,
+            Duration::from_secs(1),
+        )
+        .unwrap()
     }
 }

@@ -88,9 +88,10 @@ pub trait StateMachine: Send + Sync + Sized + 'static {
 /// in it, and the entry is handed to the log under the leadership the stamp was made for, or
 /// stamped anew.
 pub trait Stamper: Send + 'static {
-    /// This node's leadership has begun and its own first entry has been applied, or nothing has
-    /// been committed for [`Config::rebase_after`](crate::Config::rebase_after): time that passed
-    /// unled or uncommitted must not count. Start again from what the applied state says.
+    /// This node's leadership has begun and its own first entry has been applied, or nothing was
+    /// committed for [`Config::rebase_after`](crate::Config::rebase_after) until now or until lately:
+    /// time that passed unled or uncommitted must not count. Start again from what the applied state
+    /// says.
     fn rebase(&mut self);
 
     /// The stamp of the next entry.

@@ -121,7 +121,18 @@ impl<M: StateMachine> Node<M> {
         let pending = Arc::new(Pending::new(identity.node, rand::random()));
         let applier = {
             let (pending, snapshots, log) = (pending.clone(), snapshots.clone(), log.clone());
-            run_blocking(move || Ok(Applier::open(machine, pending, snapshots, Some(log))?)).await?
+            let stall_after = config.rebase_after;
+            run_blocking(move || {
+                let log = Some(log);
+                Ok(Applier::open(
+                    machine,
+                    pending,
+                    snapshots,
+                    log,
+                    stall_after,
+                )?)
+            })
+            .await?
         };
         let (machine, applied) = (applier.machine(), applier.watch_applied());
         let raft_config = config
@@ -154,6 +165,7 @@ impl<M: StateMachine> Node<M> {
             stamper,
             rebase_after: config.rebase_after,
             leads: None,
+            stalls: 0,
         };
         tasks.spawn(proposer.run());
         let reader = Reader {

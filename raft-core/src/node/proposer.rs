@@ -43,6 +43,8 @@ pub(crate) struct Proposer<M: StateMachine, S, R: Runtime = Tokio> {
     pub rebase_after: Duration,
     /// The term this node leads in, once its first entry is applied.
     pub leads: Option<u64>,
+    /// Stalls of the apply that the stamper has been told of.
+    pub stalls: u64,
 }
 
 impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
@@ -89,7 +91,13 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
     /// sets the stamper's base when time must not have counted.
     async fn ready(&mut self, term: u64) -> bool {
         if self.leads == Some(term) {
-            if self.applied.borrow_watched().at.elapsed() > self.rebase_after {
+            let (stalls, stalled) = {
+                let applied = self.applied.borrow_watched();
+                (applied.stalls, applied.at.elapsed() > self.rebase_after)
+            };
+            // A stall may be over by now, ended by an entry that was stamped before it.
+            if stalled || stalls != self.stalls {
+                self.stalls = stalls;
                 self.stamper.rebase();
             }
             return true;
@@ -101,6 +109,7 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
             // A time-out only means to look again.
             let _ = TypeConfig::<R>::timeout(LEADERSHIP_CHECK, self.applied.changed()).await;
         }
+        self.stalls = self.applied.borrow_watched().stalls;
         self.stamper.rebase();
         self.leads = Some(term);
         true

@@ -1,5 +1,6 @@
 //! Measures acquire+release cycles per second: each client takes and gives back a lock of its own, as
-//! fast as it can, over one kept-alive connection. A benchmark, not a test: it asserts nothing.
+//! fast as it can, over one kept-alive connection. It also says how many terms passed meanwhile: on
+//! healthy nodes every one is a spurious election. A benchmark, not a test: it asserts nothing.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the figures are its output")]
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use lock_api::path;
+use reqwest::Method;
 use tests::raw::{RawConnection, RawReply, post_json};
-use tests::{Cluster, new_secret};
+use tests::{Cluster, Http, new_secret};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -25,7 +27,7 @@ const TTL_MS: u64 = 60_000;
 /// Acquire+release cycles per second of a Palisade cluster
 #[derive(Parser)]
 struct Arguments {
-    /// Clients, each with a lock of its own
+    /// Clients, each with a lock of its own; 0 leaves the cluster idle
     #[arg(long, default_value_t = 1)]
     clients: usize,
 
@@ -73,6 +75,7 @@ async fn main() -> ExitCode {
             .collect(),
         None => arguments.endpoints,
     };
+    let first_term = term(&endpoints).await;
     let began = Instant::now();
     let until = began + Duration::from_secs(arguments.seconds);
     let mut clients = JoinSet::new();
@@ -90,8 +93,25 @@ async fn main() -> ExitCode {
             }
         }
     }
+    tokio::time::sleep_until(until.into()).await;
     all.print(arguments.clients, began.elapsed());
+    match (first_term, term(&endpoints).await) {
+        (Some(first), Some(last)) => println!("  terms: {first} to {last}"),
+        _ => println!("  terms: not known, no node answered"),
+    }
     ExitCode::SUCCESS
+}
+
+/// The newest term that any of the nodes knows.
+async fn term(endpoints: &[SocketAddr]) -> Option<u64> {
+    let mut newest = None;
+    for endpoint in endpoints {
+        let asked = Http::new(format!("http://{endpoint}"));
+        if let Ok(reply) = asked.send(Method::GET, path::CLUSTER, &[], None).await {
+            newest = newest.max(reply.body["term"].as_u64());
+        }
+    }
+    newest
 }
 
 /// One client and its prepared requests.
