@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lock_api::{DEFAULT_HTTP_PORT, DEFAULT_PEER_PORT};
+use raft_core::{MutualTls, PeerSecurity, Pem};
 use serde::Deserialize;
 
 const DEFAULT_DATA_DIR: &str = "./palisade-data";
@@ -53,7 +54,21 @@ pub struct ServeArgs {
     )]
     pub initial_peers: Option<Vec<String>>,
 
-    /// Listen beyond loopback although nobody is authenticated and nothing is encrypted
+    /// This node's certificate for connections between peers, with intermediate ones, in PEM format;
+    /// needs --peer-key and --peer-ca. Read again for each new connection
+    #[arg(long, env = "PALISADE_PEER_CERT", value_name = "FILE")]
+    pub peer_cert: Option<PathBuf>,
+
+    /// The private key of --peer-cert, in PEM format, not encrypted
+    #[arg(long, env = "PALISADE_PEER_KEY", value_name = "FILE")]
+    pub peer_key: Option<PathBuf>,
+
+    /// The CA that issued every node's --peer-cert, in PEM format
+    #[arg(long, env = "PALISADE_PEER_CA", value_name = "FILE")]
+    pub peer_ca: Option<PathBuf>,
+
+    /// Listen beyond loopback although clients are not authenticated, nor peers without --peer-cert,
+    /// and nothing of theirs is encrypted
     #[arg(
         long,
         env = "PALISADE_INSECURE",
@@ -124,6 +139,8 @@ pub struct ServeConfig {
     pub advertise_peer: String,
     /// The founding members; empty when nothing is to be founded with others.
     pub initial_peers: Vec<String>,
+    /// How connections between peers are protected.
+    pub peer_security: PeerSecurity,
     /// Found a cluster of one.
     pub alone: bool,
     /// See `raft_core::Config`; `None` for its default.
@@ -173,17 +190,25 @@ impl ServeArgs {
             .or(file.listen_peer)
             .unwrap_or_else(|| listen(DEFAULT_PEER_PORT));
         let insecure = self.insecure.or(file.insecure).unwrap_or(false);
-        for (flag, address) in [
-            ("--listen-http", listen_http),
-            ("--listen-peer", listen_peer),
-        ] {
-            if !address.ip().is_loopback() && !insecure {
-                return Err(ConfigError(format!(
-                    "{flag} {address} is not a loopback address, and this version authenticates \
-                     nobody: whoever reaches it can take and release locks. Listen on 127.0.0.1, \
-                     or give --insecure where the network is trusted"
-                )));
-            }
+        let peer_security = peer_security(
+            self.peer_cert.or(file.peer_cert),
+            self.peer_key.or(file.peer_key),
+            self.peer_ca.or(file.peer_ca),
+        )?;
+        if !listen_http.ip().is_loopback() && !insecure {
+            return Err(ConfigError(format!(
+                "--listen-http {listen_http} is not a loopback address, and this version \
+                 authenticates no client: whoever reaches it can take and release locks. Listen on \
+                 127.0.0.1, or give --insecure where the network is trusted"
+            )));
+        }
+        if !listen_peer.ip().is_loopback() && !insecure && peer_security == PeerSecurity::Plaintext
+        {
+            return Err(ConfigError(format!(
+                "--listen-peer {listen_peer} is not a loopback address, and without TLS whoever \
+                 reaches it can read and change everything. Give --peer-cert, --peer-key and \
+                 --peer-ca, or --insecure where the network is trusted"
+            )));
         }
         let advertise_http = advertise(
             "--advertise-http",
@@ -212,6 +237,7 @@ impl ServeArgs {
                 .initial_peers
                 .or(file.initial_peers)
                 .unwrap_or_default(),
+            peer_security,
             alone: self.alone,
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
             keep_entries: self.keep_entries.or(file.keep_entries),
@@ -226,6 +252,36 @@ impl ServeArgs {
             stop_with_stdin: self.stop_with_stdin,
             unsafe_no_sync: self.unsafe_no_sync,
         })
+    }
+}
+
+fn peer_security(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    ca: Option<PathBuf>,
+) -> Result<PeerSecurity, ConfigError> {
+    match (certificate, key, ca) {
+        (None, None, None) => Ok(PeerSecurity::Plaintext),
+        (Some(certificate), Some(key), Some(ca)) => Ok(PeerSecurity::MutualTls(MutualTls {
+            certificate: Pem::File(certificate),
+            key: Pem::File(key),
+            ca: Pem::File(ca),
+        })),
+        (certificate, key, ca) => {
+            let missing: Vec<&str> = [
+                ("--peer-cert", certificate),
+                ("--peer-key", key),
+                ("--peer-ca", ca),
+            ]
+            .into_iter()
+            .filter_map(|(flag, given)| given.is_none().then_some(flag))
+            .collect();
+            Err(ConfigError(format!(
+                "{} missing: TLS between peers takes --peer-cert, --peer-key and --peer-ca, all \
+                 three or none",
+                missing.join(" and ")
+            )))
+        }
     }
 }
 
@@ -272,6 +328,30 @@ mod tests {
         assert!(error.contains("--advertise-http is needed"), "{error}");
         args.advertise_http = Some("a.example:7101".to_owned());
         assert_eq!(args.resolve().unwrap().advertise_http, "a.example:7101");
+    }
+
+    #[test]
+    fn peers_beyond_loopback_take_all_of_tls_or_insecure() {
+        let mut args = ServeArgs {
+            listen_peer: Some("10.0.0.1:7201".parse().unwrap()),
+            ..ServeArgs::default()
+        };
+        let error = args.clone().resolve().unwrap_err().to_string();
+        assert!(error.contains("--listen-peer") && error.contains("--peer-cert"));
+        args.peer_cert = Some("node.crt".into());
+        let error = args.clone().resolve().unwrap_err().to_string();
+        assert!(
+            error.contains("--peer-key and --peer-ca missing"),
+            "{error}"
+        );
+        args.peer_key = Some("node.key".into());
+        args.peer_ca = Some("ca.crt".into());
+        let security = args.clone().resolve().unwrap().peer_security;
+        assert!(matches!(security, PeerSecurity::MutualTls(_)));
+        // Clients are another matter.
+        args.listen_http = Some("10.0.0.1:7101".parse().unwrap());
+        let error = args.resolve().unwrap_err().to_string();
+        assert!(error.contains("--listen-http"), "{error}");
     }
 
     #[test]

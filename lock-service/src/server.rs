@@ -183,6 +183,7 @@ async fn start_node(
     if let Some(bytes) = config.max_in_flight_bytes {
         raft.max_in_flight_bytes = bytes;
     }
+    raft.security = config.peer_security.clone();
     if config.unsafe_no_sync {
         tracing::warn!("the log is never synced: acknowledged writes are lost in a power cut");
         raft.sync = SyncPolicy::Never;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::log::SyncPolicy;
+use crate::security::PeerSecurity;
 use crate::types::Member;
 
 /// How a node whose data directory is empty comes into a cluster. Ignored ever after.
@@ -54,6 +55,8 @@ pub struct Config {
     /// Percent of both bounds, 0 to 90, that is kept from [`Priority::Normal`](crate::Priority::Normal);
     /// half of it also from [`Priority::High`](crate::Priority::High). Default 25.
     pub reserved_percent: u8,
+    /// How connections between peers are protected. Default: not at all.
+    pub security: PeerSecurity,
 }
 
 impl Config {
@@ -72,6 +75,7 @@ impl Config {
             max_in_flight_proposals: 4096,
             max_in_flight_bytes: 16 << 20,
             reserved_percent: 25,
+            security: PeerSecurity::Plaintext,
         }
     }
 

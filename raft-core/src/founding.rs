@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::StartError;
 use crate::identity::DataDirectory;
-use crate::transport::{Dialer, Founding, FoundingHandler, FoundingMember, Reply, Request};
+use crate::transport::{
+    Channel, Dialer, Founding, FoundingHandler, FoundingMember, Reply, Request,
+};
 use crate::types::{ClusterId, Member, NodeId};
 
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
@@ -29,12 +31,19 @@ pub(crate) struct FoundingState {
     me: FoundingMember,
     initial_peers: Vec<String>,
     agreed: watch::Sender<Option<Founding>>,
+    dialer: Dialer,
 }
 
 impl FoundingState {
-    pub fn new(directory: DataDirectory, member: Member, initial_peers: Vec<String>) -> Self {
+    pub fn new(
+        directory: DataDirectory,
+        member: Member,
+        initial_peers: Vec<String>,
+        channel: Channel,
+    ) -> Self {
         let (agreed, _) = watch::channel(directory.founding().cloned());
         Self {
+            dialer: Dialer::new(directory.node(), None, channel),
             me: FoundingMember {
                 node: directory.node(),
                 member,
@@ -219,11 +228,8 @@ impl FoundingState {
     }
 
     async fn ask(&self, peer: &str, question: Request) -> Result<Reply, String> {
-        let dialer = Dialer {
-            me: self.me.node,
-            cluster: None,
-        };
-        let connection = dialer
+        let connection = self
+            .dialer
             .connect(peer, None)
             .await
             .map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 //! A replicated state machine, batteries included.
 //!
 //! Write one trait, [`StateMachine`]; get a durable Raft group: log and snapshots on disk, peers
-//! over TCP, founding from a list of addresses, proposals and linearizable reads on any node.
+//! over TCP or mutual TLS, founding from a list of addresses, proposals and linearizable reads on any node.
 //!
 //! ```text
 //!            propose                                   read
@@ -40,6 +40,7 @@ mod machine;
 mod memory;
 mod node;
 mod runtime;
+mod security;
 mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -53,4 +54,5 @@ pub use machine::{EntryContext, MachineError, Priority, SnapshotWriter, Stamper,
 pub use node::{
     Applied, MAX_COMMAND_BYTES, MemberStatus, Node, NodeProgress, Role, Status, StatusWatch,
 };
+pub use security::{MutualTls, PeerSecurity, Pem};
 pub use types::{ClusterId, Member, NodeId, ParseIdError};

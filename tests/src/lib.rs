@@ -17,6 +17,7 @@
 
 mod acquire;
 mod binaries;
+mod certificates;
 mod cluster;
 mod http;
 mod identity;
@@ -25,6 +26,7 @@ mod wait;
 
 pub use acquire::{Acquire, Granted, holder, position, queue};
 pub use binaries::{bin_dir, palisade, palisaded};
+pub use certificates::{Authority, NodeCertificate, put};
 pub use cluster::{Cluster, ClusterBuilder, NodeFiles, free_in_a_row};
 pub use http::{Http, Reply};
 pub use identity::{new_secret, secret_id};

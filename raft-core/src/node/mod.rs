@@ -30,7 +30,7 @@ use crate::log::LogStore;
 use crate::machine::{Priority, Stamper, StateMachine};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
-    Acceptor, Dialer, Founding, Identity, NetworkFactory, Reply, Request, serve_bootstrap,
+    Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, serve_bootstrap,
     serve_peers,
 };
 use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
@@ -94,16 +94,19 @@ impl<M: StateMachine> Node<M> {
         let admission = Arc::new(Admission::new(&config).map_err(StartError::Configuration)?);
         let path = config.data_directory.clone();
         let directory = run_blocking(move || DataDirectory::open(&path)).await?;
+        let (security, own) = (config.security.clone(), config.member.peer_address.clone());
+        let channel = run_blocking(move || Channel::open(&security, &own)).await?;
         let (log_path, snapshot_path) = (directory.log(), directory.snapshots());
         let initial_peers = match &config.start {
             Start::InitialPeers(peers) => peers.clone(),
             Start::Existing | Start::Alone => Vec::new(),
         };
-        let acceptor = Acceptor::new(listener);
+        let acceptor = Acceptor::new(listener, channel.clone());
         let founding = Arc::new(FoundingState::new(
             directory,
             config.member.clone(),
             initial_peers,
+            channel.clone(),
         ));
         let agreed = found(&config.start, &founding, &acceptor).await?;
         let identity = Identity {
@@ -138,10 +141,7 @@ impl<M: StateMachine> Node<M> {
         let raft_config = config
             .to_openraft(&identity.cluster.to_string())
             .map_err(StartError::Configuration)?;
-        let dialer = Dialer {
-            me: identity.node,
-            cluster: Some(identity.cluster),
-        };
+        let dialer = Dialer::new(identity.node, Some(identity.cluster), channel);
         let raft = Raft::new(
             identity.node,
             Arc::new(raft_config),

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::frame;
+use super::channel::{Channel, ReadHalf, WriteHalf};
+use super::frame::{self, MAX_FRAME_BYTES, MAX_HANDSHAKE_BYTES};
 use super::messages::{Hello, MAGIC, Reply, Request, VERSION, Welcome};
+use super::rarely::Rarely;
+use super::tls;
 use crate::types::{ClusterId, NodeId};
 
 /// Frames waiting to be written to one peer.
@@ -44,42 +45,61 @@ pub(crate) enum CallError {
 /// Connects to peers on behalf of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
-    pub me: NodeId,
-    pub cluster: Option<ClusterId>,
+    me: NodeId,
+    cluster: Option<ClusterId>,
+    channel: Channel,
+    refusals: Arc<Rarely>,
 }
 
 impl Dialer {
+    /// Dials as `me`, a member of `cluster`, or of none while one is founded.
+    pub fn new(me: NodeId, cluster: Option<ClusterId>, channel: Channel) -> Self {
+        Self {
+            me,
+            cluster,
+            channel,
+            refusals: Arc::default(),
+        }
+    }
+
     /// Connects and shakes hands. Resolves the name anew. `to` must be who answers.
     pub async fn connect(&self, address: &str, to: Option<NodeId>) -> io::Result<Connection> {
-        let open = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let (read, mut write) = stream.into_split();
-            let hello = Hello {
-                magic: MAGIC,
-                version: VERSION,
-                cluster: self.cluster,
-                from: self.me,
-                to,
-            };
-            write.write_all(&frame::encode(0, &hello)?).await?;
-            let mut read = BufReader::with_capacity(64 << 10, read);
-            let (_, welcome) = frame::read::<Welcome>(&mut read, &mut Vec::new()).await?;
-            match welcome {
-                Welcome::Accepted { node } if to.is_none_or(|to| to == node) => {
-                    Ok(Connection::start(node, read, write))
-                }
-                Welcome::Accepted { node } => Err(io::Error::other(format!(
-                    "{address} is node {node}, not the node expected there"
-                ))),
-                Welcome::Refused { why } => {
-                    Err(io::Error::new(io::ErrorKind::ConnectionRefused, why))
-                }
-            }
-        };
-        timeout(CONNECT_TIMEOUT, open)
+        let opened = timeout(CONNECT_TIMEOUT, self.open(address, to))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(tls::explained);
+        if let Err(error) = &opened
+            // A peer that is down is not worth a line; one that is up and will not talk is.
+            && error.get_ref().is_some()
+            && self.refusals.may_say(&format!("{address} {error}"))
+        {
+            tracing::warn!(peer = address, "cannot connect to a peer: {error}");
+        }
+        opened
+    }
+
+    async fn open(&self, address: &str, to: Option<NodeId>) -> io::Result<Connection> {
+        let (read, mut write) = self.channel.connect(address).await?;
+        let hello = Hello {
+            magic: MAGIC,
+            version: VERSION,
+            cluster: self.cluster,
+            from: self.me,
+            to,
+        };
+        write.write_all(&frame::encode(0, &hello)?).await?;
+        write.flush().await?;
+        let mut read = BufReader::with_capacity(64 << 10, read);
+        let welcome = frame::read(&mut read, &mut Vec::new(), MAX_HANDSHAKE_BYTES).await?;
+        match welcome.body {
+            Welcome::Accepted { node } if to.is_none_or(|to| to == node) => {
+                Ok(Connection::start(node, read, write))
+            }
+            Welcome::Accepted { node } => Err(io::Error::other(format!(
+                "{address} is node {node}, not the node expected there"
+            ))),
+            Welcome::Refused { why } => Err(io::Error::new(io::ErrorKind::ConnectionRefused, why)),
+        }
     }
 }
 
@@ -148,11 +168,7 @@ impl Drop for Answer {
 }
 
 impl Connection {
-    fn start(
-        node: NodeId,
-        mut read: BufReader<tokio::net::tcp::OwnedReadHalf>,
-        write: OwnedWriteHalf,
-    ) -> Self {
+    fn start(node: NodeId, mut read: BufReader<ReadHalf>, write: WriteHalf) -> Self {
         let calls = Arc::new(Mutex::new(Calls {
             waiting: Some(HashMap::new()),
             ..Calls::default()
@@ -163,12 +179,12 @@ impl Connection {
             tokio::spawn(async move {
                 let mut buffer = Vec::new();
                 loop {
-                    match frame::read::<Reply>(&mut read, &mut buffer).await {
-                        Ok((number, reply)) => {
-                            let waiter = calls.lock().replied(number, &reply);
+                    match frame::read::<Reply>(&mut read, &mut buffer, MAX_FRAME_BYTES).await {
+                        Ok(reply) => {
+                            let waiter = calls.lock().replied(reply.number, &reply.body);
                             if let Some(waiter) = waiter {
                                 // The caller may have given up meanwhile.
-                                let _ = waiter.send(reply);
+                                let _ = waiter.send(reply.body);
                             }
                         }
                         Err(error) => {
@@ -277,7 +293,7 @@ impl Drop for Connection {
 
 /// Writes queued frames, flushing when the queue is empty.
 pub(super) async fn write_frames(
-    write: OwnedWriteHalf,
+    write: WriteHalf,
     mut queue: mpsc::Receiver<Bytes>,
 ) -> io::Result<()> {
     let mut write = BufWriter::with_capacity(64 << 10, write);

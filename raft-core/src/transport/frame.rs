@@ -10,7 +10,13 @@ use crate::types::GROUP;
 
 /// The largest frame accepted. Appends are cut to about 1 MiB of entries plus one entry.
 pub(crate) const MAX_FRAME_BYTES: usize = 16 << 20;
+/// The largest first frame, each way: nobody is known yet.
+pub(super) const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
+/// The largest frame from a caller that belongs to no cluster.
+pub(super) const MAX_STRANGER_BYTES: usize = 64 << 10;
 const HEADER_BYTES: usize = 12;
+/// A buffer that grew beyond this for one frame is given back.
+const KEPT_BUFFER_BYTES: usize = 2 << 20;
 
 fn invalid(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
@@ -33,19 +39,31 @@ pub(super) fn encode<T: Serialize>(number: u64, body: &T) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Reads one frame. Not cancellation safe: a dropped read loses its place in the stream.
+/// One frame, read.
+pub(super) struct Received<T> {
+    pub number: u64,
+    pub body: T,
+    /// Its encoded length.
+    pub bytes: usize,
+}
+
+/// Reads one frame of up to `limit` bytes. Memory is taken as bytes arrive, never for what a peer
+/// only announces. Not cancellation safe: a dropped read loses its place in the stream.
 pub(super) async fn read<T: DeserializeOwned>(
     input: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
-) -> io::Result<(u64, T)> {
+    limit: usize,
+) -> io::Result<Received<T>> {
     let length = input.read_u32().await? as usize;
-    if !(HEADER_BYTES..=MAX_FRAME_BYTES).contains(&length) {
+    if !(HEADER_BYTES..=limit).contains(&length) {
         return Err(invalid(format!(
-            "a peer announced a frame of {length} bytes; the limit is {MAX_FRAME_BYTES}"
+            "a peer announced a frame of {length} bytes; the limit is {limit}"
         )));
     }
-    buffer.resize(length, 0);
-    input.read_exact(buffer).await?;
+    buffer.clear();
+    if input.take(length as u64).read_to_end(buffer).await? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let (header, body) = buffer.split_at(HEADER_BYTES);
     let (group, number) = header.split_at(4);
     let group = group.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
@@ -55,7 +73,14 @@ pub(super) async fn read<T: DeserializeOwned>(
     let number = number.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
     let body = postcard::from_bytes(body)
         .map_err(|error| invalid(format!("a peer sent a frame that cannot be read: {error}")))?;
-    Ok((number, body))
+    if buffer.capacity() > KEPT_BUFFER_BYTES {
+        *buffer = Vec::new();
+    }
+    Ok(Received {
+        number,
+        body,
+        bytes: length,
+    })
 }
 
 #[cfg(test)]
@@ -65,17 +90,38 @@ mod tests {
     #[tokio::test]
     async fn a_frame_comes_back_as_it_was() {
         let bytes = encode(77, &("hello".to_owned(), 5_u64)).unwrap();
-        let (number, body): (u64, (String, u64)) =
-            read(&mut &bytes[..], &mut Vec::new()).await.unwrap();
-        assert_eq!((number, body), (77, ("hello".to_owned(), 5)));
+        let received = read::<(String, u64)>(&mut &bytes[..], &mut Vec::new(), MAX_FRAME_BYTES)
+            .await
+            .unwrap();
+        assert_eq!(received.number, 77);
+        assert_eq!(received.body, ("hello".to_owned(), 5));
     }
 
     #[tokio::test]
     async fn an_oversized_length_is_refused_before_anything_is_buffered() {
         let mut buffer = Vec::new();
-        let bytes = u32::MAX.to_be_bytes();
-        let error = read::<u64>(&mut &bytes[..], &mut buffer).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let bytes = (MAX_HANDSHAKE_BYTES as u32 + 1).to_be_bytes();
+        let read = read::<u64>(&mut &bytes[..], &mut buffer, MAX_HANDSHAKE_BYTES).await;
+        assert_eq!(read.err().unwrap().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(buffer.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_announced_length_takes_no_memory_until_its_bytes_come() {
+        let mut buffer = Vec::new();
+        let mut bytes = (MAX_FRAME_BYTES as u32).to_be_bytes().to_vec();
+        bytes.extend([0; 100]);
+        let read = read::<u64>(&mut &bytes[..], &mut buffer, MAX_FRAME_BYTES).await;
+        assert_eq!(read.err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(buffer.capacity() < 64 << 10, "{}", buffer.capacity());
+    }
+
+    #[tokio::test]
+    async fn a_buffer_that_one_large_frame_took_is_given_back() {
+        let bytes = encode(1, &vec![7_u8; KEPT_BUFFER_BYTES + 1]).unwrap();
+        let mut buffer = Vec::new();
+        let received = read::<Vec<u8>>(&mut &bytes[..], &mut buffer, MAX_FRAME_BYTES).await;
+        assert_eq!(received.unwrap().body.len(), KEPT_BUFFER_BYTES + 1);
         assert_eq!(buffer.capacity(), 0);
     }
 }

@@ -14,28 +14,35 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::channel::{Channel, ReadHalf, WriteHalf};
 use super::connection::write_frames;
-use super::frame;
+use super::frame::{self, MAX_FRAME_BYTES, MAX_HANDSHAKE_BYTES, MAX_STRANGER_BYTES};
 use super::messages::{Founding, Hello, MAGIC, Reply, Request, VERSION, Welcome};
+use super::rarely::Rarely;
 use crate::machine::Priority;
 use crate::node::NodeProgress;
 use crate::snapshot::{PartialSnapshot, SnapshotStore};
 use crate::types::{ClusterId, NodeId, ProposalId, SnapshotMeta, TypeConfig, Vote};
 
-/// A caller must shake hands within this.
+/// A caller must shake hands within this, TLS included.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections being served at once; more are closed unanswered. A peer uses four.
 const MAX_CONNECTIONS: usize = 1024;
 const WRITE_QUEUE: usize = 1024;
 /// Appends of one pipeline that wait for openraft.
 const APPEND_QUEUE: usize = 64;
+/// Requests of one connection that are being served may hold this many bytes together; a request
+/// counts for the second at least. Beyond, the connection is not read. One frame more may be in its
+/// buffer.
+const REQUEST_BYTES: (usize, usize) = (2 * MAX_FRAME_BYTES, 16 << 10);
+/// A caller that belongs to no cluster asks something this often, or is closed.
+const STRANGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) type AppendResults =
     futures::stream::BoxStream<'static, Result<StreamAppendResult<TypeConfig>, String>>;
@@ -91,14 +98,30 @@ pub(crate) trait FoundingHandler: Send + Sync + 'static {
 /// Accepts connections for the life of a node.
 pub(crate) struct Acceptor {
     listener: TcpListener,
+    channel: Channel,
+    refusals: Arc<Rarely>,
 }
 
 impl Acceptor {
-    pub fn new(listener: TcpListener) -> Self {
-        Self { listener }
+    pub fn new(listener: TcpListener, channel: Channel) -> Self {
+        Self {
+            listener,
+            channel,
+            refusals: Arc::default(),
+        }
     }
 
-    async fn accept(&self, connections: &mut JoinSet<()>) -> Option<TcpStream> {
+    /// Shakes hands with callers as `node`, a member of `cluster`, or of none while one is founded.
+    pub(super) fn greeter(&self, node: NodeId, cluster: Option<ClusterId>) -> Greeter {
+        Greeter {
+            node,
+            cluster,
+            channel: self.channel.clone(),
+            refusals: self.refusals.clone(),
+        }
+    }
+
+    pub(super) async fn accept(&self, connections: &mut JoinSet<()>) -> Option<TcpStream> {
         while connections.try_join_next().is_some() {}
         match self.listener.accept().await {
             Ok(_) if connections.len() >= MAX_CONNECTIONS => {
@@ -122,13 +145,14 @@ pub(crate) async fn serve_bootstrap(
     node: NodeId,
     founding: Arc<dyn FoundingHandler>,
 ) {
+    let greeter = acceptor.greeter(node, None);
     let mut connections = JoinSet::new();
     loop {
         if let Some(stream) = acceptor.accept(&mut connections).await {
-            let founding = founding.clone();
+            let (greeter, founding) = (greeter.clone(), founding.clone());
             connections.spawn(async move {
                 let served = async {
-                    let caller = greet(stream, node, None).await?;
+                    let caller = greeter.greet(stream).await?;
                     serve_founding(caller, founding).await
                 };
                 if let Err(error) = served.await {
@@ -146,12 +170,14 @@ pub(crate) async fn serve_peers(
     handler: Arc<dyn Handler>,
     snapshots: SnapshotStore,
 ) {
+    let greeter = acceptor.greeter(identity.node, Some(identity.cluster));
     let mut connections = JoinSet::new();
     loop {
         if let Some(stream) = acceptor.accept(&mut connections).await {
-            let (handler, snapshots) = (handler.clone(), snapshots.clone());
+            let (greeter, handler, snapshots) =
+                (greeter.clone(), handler.clone(), snapshots.clone());
             connections.spawn(async move {
-                if let Err(error) = serve_peer(stream, identity, handler, snapshots).await {
+                if let Err(error) = serve_peer(stream, greeter, handler, snapshots).await {
                     tracing::debug!(%error, "a peer connection ended");
                 }
             });
@@ -160,11 +186,19 @@ pub(crate) async fn serve_peers(
 }
 
 /// Who called, after the handshake.
-struct Caller {
-    read: BufReader<OwnedReadHalf>,
-    write: tokio::net::tcp::OwnedWriteHalf,
+pub(super) struct Caller {
+    read: BufReader<ReadHalf>,
+    write: WriteHalf,
     /// Whether it belongs to the cluster. One that does not may only ask of founding.
-    is_member: bool,
+    pub(super) is_member: bool,
+}
+
+#[cfg(test)]
+impl Caller {
+    pub(super) async fn next_request(&mut self) -> io::Result<Request> {
+        let received = frame::read(&mut self.read, &mut Vec::new(), MAX_FRAME_BYTES).await?;
+        Ok(received.body)
+    }
 }
 
 /// Answers nothing but founding questions on this connection.
@@ -174,9 +208,13 @@ async fn serve_founding(mut caller: Caller, founding: Arc<dyn FoundingHandler>) 
     let reader = async move {
         let mut buffer = Vec::new();
         loop {
-            let (number, request) = frame::read(&mut caller.read, &mut buffer).await?;
-            let reply = founding_reply(founding.clone(), request).await;
-            send(&replies, number, &reply).await?;
+            let next = frame::read(&mut caller.read, &mut buffer, MAX_STRANGER_BYTES);
+            let Ok(request) = timeout(STRANGER_IDLE_TIMEOUT, next).await else {
+                return Err(io::ErrorKind::TimedOut.into());
+            };
+            let request = request?;
+            let reply = founding_reply(founding.clone(), request.body).await;
+            send(&replies, request.number, &reply).await?;
         }
     };
     tokio::select! {
@@ -185,33 +223,61 @@ async fn serve_founding(mut caller: Caller, founding: Arc<dyn FoundingHandler>) 
     }
 }
 
-/// Shakes hands. With a cluster, the caller must belong to it or only ask of founding.
-async fn greet(stream: TcpStream, node: NodeId, cluster: Option<ClusterId>) -> io::Result<Caller> {
-    stream.set_nodelay(true)?;
-    let (read, mut write) = stream.into_split();
-    let mut read = BufReader::with_capacity(64 << 10, read);
-    let hello = timeout(
-        HANDSHAKE_TIMEOUT,
-        frame::read::<Hello>(&mut read, &mut Vec::new()),
-    )
-    .await
-    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake"))??
-    .1;
-    let refusal = refusal(&hello, node, cluster);
-    let welcome = match &refusal {
-        None => Welcome::Accepted { node },
-        Some(why) => Welcome::Refused { why: why.clone() },
-    };
-    write.write_all(&frame::encode(0, &welcome)?).await?;
-    match refusal {
-        None => Ok(Caller {
-            read,
-            write,
-            is_member: hello.cluster.is_some(),
-        }),
-        Some(why) => {
-            tracing::warn!(from = %hello.from, why, "refused a peer");
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+/// Shakes hands with those who call.
+#[derive(Clone)]
+pub(super) struct Greeter {
+    node: NodeId,
+    cluster: Option<ClusterId>,
+    channel: Channel,
+    refusals: Arc<Rarely>,
+}
+
+impl Greeter {
+    /// Shakes hands in time, or says why not. With a cluster, the caller must belong to it or only
+    /// ask of founding.
+    pub(super) async fn greet(&self, stream: TcpStream) -> io::Result<Caller> {
+        let from = stream.peer_addr()?.ip();
+        let greeted = timeout(HANDSHAKE_TIMEOUT, self.shake_hands(stream))
+            .await
+            .unwrap_or_else(|_| {
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "no handshake in time",
+                ))
+            });
+        if let Err(error) = &greeted
+            // A connection that only ends is a check of the port, or a peer that was restarted.
+            && error.get_ref().is_some()
+            && self.refusals.may_say(&format!("{from} {error}"))
+        {
+            tracing::warn!(%from, "refused a peer connection: {error}");
+        }
+        greeted
+    }
+
+    async fn shake_hands(&self, stream: TcpStream) -> io::Result<Caller> {
+        let (read, mut write) = self.channel.accept(stream).await?;
+        let mut read = BufReader::with_capacity(64 << 10, read);
+        let hello = frame::read::<Hello>(&mut read, &mut Vec::new(), MAX_HANDSHAKE_BYTES)
+            .await?
+            .body;
+        let refusal = refusal(&hello, self.node, self.cluster);
+        let welcome = match &refusal {
+            None => Welcome::Accepted { node: self.node },
+            Some(why) => Welcome::Refused { why: why.clone() },
+        };
+        write.write_all(&frame::encode(0, &welcome)?).await?;
+        write.flush().await?;
+        match refusal {
+            None => Ok(Caller {
+                read,
+                write,
+                is_member: hello.cluster.is_some(),
+            }),
+            Some(why) => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("node {}: {why}", hello.from),
+            )),
         }
     }
 }
@@ -265,16 +331,19 @@ async fn send(replies: &mpsc::Sender<Bytes>, number: u64, reply: &Reply) -> io::
 /// One pipeline of appends being served.
 struct AppendSession {
     number: u64,
-    requests: mpsc::Sender<(u64, AppendEntriesRequest<TypeConfig>)>,
+    requests: mpsc::Sender<QueuedAppend>,
 }
+
+/// An append's number, itself, and its part of the connection's memory.
+type QueuedAppend = (u64, AppendEntriesRequest<TypeConfig>, OwnedSemaphorePermit);
 
 async fn serve_peer(
     stream: TcpStream,
-    identity: Identity,
+    greeter: Greeter,
     handler: Arc<dyn Handler>,
     snapshots: SnapshotStore,
 ) -> io::Result<()> {
-    let caller = greet(stream, identity.node, Some(identity.cluster)).await?;
+    let caller = greeter.greet(stream).await?;
     if !caller.is_member {
         return serve_founding(caller, handler.founding()).await;
     }
@@ -288,8 +357,13 @@ async fn serve_peer(
         let mut tasks = JoinSet::new();
         let mut session: Option<AppendSession> = None;
         let mut receiving: Option<PartialSnapshot> = None;
+        let memory = Arc::new(Semaphore::new(REQUEST_BYTES.0));
         loop {
-            let (number, request) = frame::read(&mut read, &mut buffer).await?;
+            let received = frame::read(&mut read, &mut buffer, MAX_FRAME_BYTES).await?;
+            let (number, request) = (received.number, received.body);
+            let bytes = received.bytes.max(REQUEST_BYTES.1) as u32;
+            let held = memory.clone().acquire_many_owned(bytes).await;
+            let held = held.map_err(io::Error::other)?;
             while tasks.try_join_next().is_some() {}
             match request {
                 Request::Append {
@@ -307,7 +381,7 @@ async fn serve_peer(
                     if let Some(current) = &session {
                         // The session may have ended with a conflict; what was still under way is
                         // dropped, as the caller expects.
-                        let _ = current.requests.send((number, request)).await;
+                        let _ = current.requests.send((number, request, held)).await;
                     }
                 }
                 Request::SnapshotBegin { .. }
@@ -337,6 +411,7 @@ async fn serve_peer(
                         let reply = answer(&*handler, request).await;
                         // A lost connection ends the reader too.
                         let _ = send(&replies, number, &reply).await;
+                        drop(held);
                     });
                 }
             }
@@ -378,14 +453,14 @@ async fn answer(handler: &dyn Handler, request: Request) -> Reply {
 /// Feeds one pipeline of appends to openraft and sends its results back in order.
 async fn serve_appends(
     handler: Arc<dyn Handler>,
-    mut queue: mpsc::Receiver<(u64, AppendEntriesRequest<TypeConfig>)>,
+    mut queue: mpsc::Receiver<QueuedAppend>,
     replies: mpsc::Sender<Bytes>,
 ) {
     let (numbers, mut waiting) = mpsc::channel(2 * APPEND_QUEUE);
     let (requests, input) = mpsc::channel(1);
     let mut results = handler.append(ReceiverStream::new(input));
     let feed = async move {
-        while let Some((number, request)) = queue.recv().await {
+        while let Some((number, request, _held)) = queue.recv().await {
             if numbers.send(number).await.is_err() || requests.send(request).await.is_err() {
                 return;
             }
