@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 
-use openraft::AsyncRuntime;
+use openraft::{AsyncRuntime, Instant};
 
 /// Where a node runs. A marker without data, so that types may carry it as a parameter.
 pub(crate) trait Runtime: Copy + Default + Debug + Ord + Send + Sync + 'static {
@@ -27,6 +27,13 @@ pub(crate) type InstantOf<R> = <<R as Runtime>::Async as AsyncRuntime>::Instant;
 /// Production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tokio;
+
+impl Tokio {
+    /// `moment` on the clock that timers of this runtime go by; now, when it has passed.
+    pub fn instant(moment: std::time::Instant) -> InstantOf<Self> {
+        InstantOf::<Self>::now() + moment.saturating_duration_since(std::time::Instant::now())
+    }
+}
 
 impl Runtime for Tokio {
     type Async = openraft::impls::TokioRuntime;

@@ -3,12 +3,75 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 
+use super::admission::Permit;
 use super::status::MetricsReceiver;
-use crate::transport::{Dialer, PeerLink};
-use crate::types::NodeId;
+use crate::machine::Priority;
+use crate::transport::{Dialer, PeerLink, Reply, Request};
+use crate::types::{NodeId, ProposalId};
+
+/// A proposal for a leader elsewhere.
+pub(crate) struct Forwarded {
+    pub term: u64,
+    pub id: ProposalId,
+    pub priority: Priority,
+    pub command: Bytes,
+    /// Held until the proposal has left this node's memory.
+    pub permit: Arc<Permit>,
+}
+
+/// What a leader says of a proposal that has not entered its log and never will.
+pub(crate) enum Refusal {
+    NotTaken,
+    Overloaded,
+}
+
+/// How a proposal reaches a leader elsewhere.
+pub(crate) trait Forward: Sync {
+    /// Sends a proposal to `leader`; `None` when it certainly was not sent, as when this future is
+    /// dropped. The future that it answers completes when the leader refuses the proposal, and never
+    /// otherwise: then only an apply can tell.
+    fn forward(
+        &self,
+        leader: NodeId,
+        proposal: Forwarded,
+    ) -> BoxFuture<'_, Option<BoxFuture<'static, Refusal>>>;
+}
+
+impl Forward for Links {
+    fn forward(
+        &self,
+        leader: NodeId,
+        proposal: Forwarded,
+    ) -> BoxFuture<'_, Option<BoxFuture<'static, Refusal>>> {
+        Box::pin(async move {
+            let connection = self.to(leader)?.connection().await.ok()?;
+            let request = Request::Propose {
+                term: proposal.term,
+                id: proposal.id,
+                priority: proposal.priority,
+                command: proposal.command,
+            };
+            let sent = connection.send_proposal(&request, proposal.permit);
+            let mut answer = sent.await.ok()?;
+            let refused: BoxFuture<'static, Refusal> = Box::pin(async move {
+                // Held, so that the connection lives as long as its answer may come.
+                let _connection = connection;
+                match answer.wait().await {
+                    Some(Reply::NotProposed) => Refusal::NotTaken,
+                    Some(Reply::Overloaded) => Refusal::Overloaded,
+                    // Lost, or nonsense.
+                    Some(_) | None => std::future::pending().await,
+                }
+            });
+            Some(refused)
+        })
+    }
+}
 
 /// One link per member, made when first needed and again when its address changes.
 pub(super) struct Links {

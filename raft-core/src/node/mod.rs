@@ -1,25 +1,27 @@
 //! A running member of a group: start, propose, read, watch, stop.
 
-mod admission;
+pub(crate) mod admission;
 mod handler;
-mod links;
+pub(crate) mod links;
 pub(crate) mod pending;
-mod proposer;
+pub(crate) mod proposer;
 mod reads;
-mod status;
+pub(crate) mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant as _;
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::TypeConfigExt;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::apply::{AppliedReceiver, Applier};
 use crate::config::{Config, Start};
@@ -28,6 +30,7 @@ use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
 use crate::identity::DataDirectory;
 use crate::log::LogStore;
 use crate::machine::{Priority, Stamper, StateMachine};
+use crate::runtime::{InstantOf, Runtime, Tokio};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
     Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, serve_bootstrap,
@@ -36,7 +39,7 @@ use crate::transport::{
 use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
 use admission::{Admission, Permit};
 use handler::PeerHandler;
-use links::Links;
+use links::{Forward, Forwarded, Links, Refusal};
 use pending::{Outcome, Pending};
 use proposer::{Proposer, Sealing};
 use reads::{Ask, Reader};
@@ -320,9 +323,15 @@ impl<M: StateMachine> Node<M> {
             pending: &self.pending,
             id,
         };
-        let deadline = Instant::from_std(deadline);
-        Attempts {
-            node: self,
+        let deadline = Tokio::instant(deadline);
+        Attempts::<_, _, Tokio> {
+            node: Parts {
+                me: self.identity.node,
+                metrics: &self.metrics,
+                applied: &self.applied,
+                proposals: &self.proposals,
+                peers: &*self.links,
+            },
             id,
             priority,
             command: command.into(),
@@ -446,26 +455,36 @@ async fn found(
         .ok_or_else(|| StartError::Raft("the founding ended without an agreement".to_owned()))
 }
 
-struct Forget<'a, R> {
-    pending: &'a Pending<R>,
-    id: ProposalId,
+/// Forgets a proposal that nobody waits for any more.
+pub(crate) struct Forget<'a, T> {
+    pub pending: &'a Pending<T>,
+    pub id: ProposalId,
 }
 
-impl<R> Drop for Forget<'_, R> {
+impl<T> Drop for Forget<'_, T> {
     fn drop(&mut self) {
         self.pending.forget(self.id);
     }
 }
 
+/// What a proposal meets on its way through the node that received it.
+pub(crate) struct Parts<'a, R: Runtime, P> {
+    pub me: NodeId,
+    pub metrics: &'a MetricsReceiver<R>,
+    pub applied: &'a AppliedReceiver<R>,
+    pub proposals: &'a mpsc::Sender<Sealing>,
+    pub peers: &'a P,
+}
+
 /// One proposal's way into a log, over as many leaders as it provably takes.
-struct Attempts<'a, M: StateMachine> {
-    node: &'a Node<M>,
-    id: ProposalId,
-    priority: Priority,
-    command: Bytes,
-    permit: Arc<Permit>,
-    outcome: oneshot::Receiver<Outcome<M::Response>>,
-    deadline: Instant,
+pub(crate) struct Attempts<'a, T, P, R: Runtime = Tokio> {
+    pub node: Parts<'a, R, P>,
+    pub id: ProposalId,
+    pub priority: Priority,
+    pub command: Bytes,
+    pub permit: Arc<Permit>,
+    pub outcome: oneshot::Receiver<Outcome<T>>,
+    pub deadline: InstantOf<R>,
 }
 
 /// How one attempt ended.
@@ -475,14 +494,14 @@ enum Attempt<R> {
     NeverEntered,
 }
 
-impl<M: StateMachine> Attempts<'_, M> {
-    async fn run(mut self) -> Result<Applied<M::Response>, ProposeError> {
+impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
+    pub async fn run(mut self) -> Result<Applied<T>, ProposeError> {
         let mut pause = RETRY_PAUSE.0;
         loop {
             let Some((leader, term)) = self.leader().await else {
                 return Err(ProposeError::NotProposed);
             };
-            let attempt = if leader == self.node.identity.node {
+            let attempt = if leader == self.node.me {
                 self.locally(term).await
             } else {
                 self.remotely(leader, term).await
@@ -491,12 +510,12 @@ impl<M: StateMachine> Attempts<'_, M> {
                 Attempt::Done(result) => return result,
                 Attempt::NeverEntered => {}
             }
-            if Instant::now() + pause >= self.deadline {
+            if InstantOf::<R>::now() + pause >= self.deadline {
                 return Err(ProposeError::NotProposed);
             }
             // A change of leadership ends the pause early.
             let mut metrics = self.node.metrics.clone();
-            let _ = timeout(pause, WatchReceiver::changed(&mut metrics)).await;
+            let _ = TypeConfig::<R>::timeout(pause, metrics.changed()).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
@@ -511,14 +530,14 @@ impl<M: StateMachine> Attempts<'_, M> {
                     return Some((leader, now.current_term));
                 }
             }
-            match timeout_at(self.deadline, WatchReceiver::changed(&mut metrics)).await {
+            match TypeConfig::<R>::timeout_at(self.deadline, metrics.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return None,
             }
         }
     }
 
-    async fn locally(&mut self, term: u64) -> Attempt<M::Response> {
+    async fn locally(&mut self, term: u64) -> Attempt<T> {
         let (refuse, refused) = oneshot::channel();
         let sealing = Sealing {
             id: self.id,
@@ -543,32 +562,25 @@ impl<M: StateMachine> Attempts<'_, M> {
         .await
     }
 
-    async fn remotely(&mut self, leader: NodeId, term: u64) -> Attempt<M::Response> {
-        let Some(link) = self.node.links.to(leader) else {
-            return Attempt::NeverEntered;
+    async fn remotely(&mut self, leader: NodeId, term: u64) -> Attempt<T> {
+        let forward = self.node.peers.forward(
+            leader,
+            Forwarded {
+                term,
+                id: self.id,
+                priority: self.priority,
+                command: self.command.clone(),
+                permit: self.permit.clone(),
+            },
+        );
+        let refused = match TypeConfig::<R>::timeout_at(self.deadline, forward).await {
+            Ok(Some(refused)) => refused,
+            Ok(None) | Err(_) => return Attempt::NeverEntered,
         };
-        let Ok(Ok(connection)) = timeout_at(self.deadline, link.connection()).await else {
-            return Attempt::NeverEntered;
-        };
-        let request = Request::Propose {
-            term,
-            id: self.id,
-            priority: self.priority,
-            command: self.command.clone(),
-        };
-        let sent = connection.send_proposal(&request, self.permit.clone());
-        let mut answer = match timeout_at(self.deadline, sent).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => return Attempt::NeverEntered,
-        };
-        self.watch_outcome(term, async move {
-            // Held, so that the connection lives as long as its answer may come.
-            let _connection = connection;
-            match answer.wait().await {
-                Some(Reply::NotProposed) => Attempt::NeverEntered,
-                Some(Reply::Overloaded) => Attempt::Done(Err(ProposeError::Overloaded)),
-                // Lost, or nonsense: only the apply can tell.
-                Some(_) | None => std::future::pending().await,
+        self.watch_outcome(term, async {
+            match refused.await {
+                Refusal::NotTaken => Attempt::NeverEntered,
+                Refusal::Overloaded => Attempt::Done(Err(ProposeError::Overloaded)),
             }
         })
         .await
@@ -581,8 +593,8 @@ impl<M: StateMachine> Attempts<'_, M> {
     async fn watch_outcome(
         &mut self,
         term: u64,
-        refused: impl Future<Output = Attempt<M::Response>>,
-    ) -> Attempt<M::Response> {
+        refused: impl Future<Output = Attempt<T>> + Send,
+    ) -> Attempt<T> {
         let mut applied = self.node.applied.clone();
         tokio::select! {
             biased;
@@ -593,7 +605,7 @@ impl<M: StateMachine> Attempts<'_, M> {
                     return Attempt::Done(Err(ProposeError::Unknown));
                 }
             }
-            () = sleep_until(self.deadline) => {
+            () = TypeConfig::<R>::sleep_until(self.deadline) => {
                 return Attempt::Done(Err(ProposeError::Unknown));
             }
         }
@@ -605,7 +617,7 @@ impl<M: StateMachine> Attempts<'_, M> {
     }
 }
 
-fn settle<R>(outcome: Option<Outcome<R>>) -> Result<Applied<R>, ProposeError> {
+fn settle<T>(outcome: Option<Outcome<T>>) -> Result<Applied<T>, ProposeError> {
     match outcome {
         Some(Outcome::Applied { index, response }) => Ok(Applied { index, response }),
         Some(Outcome::OutOfSight) | None => Err(ProposeError::Unknown),

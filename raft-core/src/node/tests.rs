@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::*;
 use crate::testing::Register;
