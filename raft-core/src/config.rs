@@ -18,6 +18,9 @@ pub enum Start {
     InitialPeers(Vec<String>),
     /// Found a cluster of one.
     Alone,
+    /// Join a running cluster through any of these members, each `host:port`. The node is taken in as
+    /// a learner and, unless [`Config::stay_learner`], asks for its vote once it has caught up.
+    Join(Vec<String>),
 }
 
 /// Everything a [`Node`](crate::Node) needs to start.
@@ -25,7 +28,8 @@ pub enum Start {
 pub struct Config {
     /// Holds identity, log and snapshots; used by one process at a time.
     pub data_directory: PathBuf,
-    /// What the membership says of this node when it founds a cluster.
+    /// What the membership says of this node. When it differs from what the cluster knows (another
+    /// address, say), the node has the membership updated once it reaches the leader.
     pub member: Member,
     /// What to do with an empty data directory.
     pub start: Start,
@@ -57,6 +61,9 @@ pub struct Config {
     pub reserved_percent: u8,
     /// How connections between peers are protected. Default: not at all.
     pub security: PeerSecurity,
+
+    /// A node that joins stays a learner until somebody promotes it. Default `false`.
+    pub stay_learner: bool,
 }
 
 impl Config {
@@ -76,6 +83,7 @@ impl Config {
             max_in_flight_bytes: 16 << 20,
             reserved_percent: 25,
             security: PeerSecurity::Plaintext,
+            stay_learner: false,
         }
     }
 

@@ -12,7 +12,7 @@ pub enum StartError {
     /// Another process uses the data directory.
     #[error("the data directory {0} is in use by another process; stop that one first")]
     InUse(String),
-    /// The peers founded a cluster without this data directory.
+    /// The peers founded a cluster without this data directory, or do not take it in, or removed it.
     #[error("{0}")]
     NotAMember(String),
     /// A file, the log or a snapshot cannot be used.

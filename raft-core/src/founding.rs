@@ -5,6 +5,7 @@
 //! other. When all have agreed, the first initialises the group. A node with an empty directory
 //! that finds a cluster founded without it stops: it must not vote in place of what was lost.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::StartError;
 use crate::identity::DataDirectory;
+use crate::joining::Joined;
 use crate::transport::{
     Channel, Dialer, Founding, FoundingHandler, FoundingMember, Reply, Request,
 };
@@ -41,7 +43,10 @@ impl FoundingState {
         initial_peers: Vec<String>,
         channel: Channel,
     ) -> Self {
-        let (agreed, _) = watch::channel(directory.founding().cloned());
+        let joined = directory
+            .joined()
+            .map(|joined| without_members(joined.cluster));
+        let (agreed, _) = watch::channel(directory.founding().cloned().or(joined));
         Self {
             dialer: Dialer::new(directory.node(), None, channel),
             me: FoundingMember {
@@ -79,6 +84,51 @@ impl FoundingState {
             .is_some_and(|first| first.node == self.me.node)
     }
 
+    /// How this node came into a cluster that was there before it; `None` for a founding member.
+    pub fn joined(&self) -> Option<Joined> {
+        self.directory.lock().joined().cloned()
+    }
+
+    /// Remembers the cluster that this node joins.
+    pub async fn belong_to(self: &Arc<Self>, joined: Joined) -> Result<(), StartError> {
+        let cluster = joined.cluster;
+        self.note(move |directory| directory.join(joined)).await?;
+        self.agreed.send_replace(Some(without_members(cluster)));
+        Ok(())
+    }
+
+    /// Remembers how far joining has come.
+    pub async fn note_joining(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Joined) + Send + 'static,
+    ) -> Result<(), StartError> {
+        self.note(move |directory| match directory.joined().cloned() {
+            None => Ok(()),
+            Some(mut joined) => {
+                change(&mut joined);
+                directory.join(joined)
+            }
+        })
+        .await
+    }
+
+    /// Remembers that this node was removed from its cluster.
+    pub async fn note_removed(self: &Arc<Self>) -> Result<(), StartError> {
+        self.note(DataDirectory::removed_from_cluster).await
+    }
+
+    /// Changes the identity file, on a thread that may wait for the disk.
+    async fn note(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut DataDirectory) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let state = self.clone();
+        tokio::task::spawn_blocking(move || change(&mut state.directory.lock()))
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))??;
+        Ok(())
+    }
+
     /// Founds a cluster of one.
     pub fn found_alone(&self) -> Result<(), StartError> {
         self.agree(self.draw(vec![self.me.clone()]))
@@ -107,7 +157,7 @@ impl FoundingState {
             if agreed.borrow_and_update().is_some() {
                 return Ok(());
             }
-            let answers = join_all(self.others().map(|peer| self.identify(peer))).await;
+            let answers = join_all(self.others().map(|peer| self.identity_of(peer))).await;
             let mut members = Vec::new();
             let mut silent = Vec::new();
             for answer in answers {
@@ -146,9 +196,9 @@ impl FoundingState {
         Err(StartError::NotAMember(format!(
             "the initial peers founded cluster {} without this data directory (node {}). The \
              directory is new or was wiped, so this node must not vote in place of the member it \
-             used to be, and it will not found a second cluster. If data was lost, this node has \
-             to come back as a new member (remove the old member, then join); joining a running \
-             cluster is not part of this version",
+             used to be, and it will not found a second cluster. If data was lost, this node comes \
+             back as a new member: start it with --join instead of --initial-peers, naming members \
+             that run, and remove the old member first if it had the same name or addresses",
             founding.cluster, self.me.node
         )))
     }
@@ -215,7 +265,11 @@ impl FoundingState {
         }
     }
 
-    async fn identify(&self, peer: &str) -> Result<(FoundingMember, Option<Founding>), String> {
+    /// Who answers at this address, and what it has agreed to.
+    pub async fn identity_of(
+        &self,
+        peer: &str,
+    ) -> Result<(FoundingMember, Option<Founding>), String> {
         let question = Request::Identify {
             initial_peers: self.initial_peers.clone(),
         };
@@ -280,6 +334,14 @@ impl FoundingHandler for FoundingState {
         tracing::info!(cluster = %founding.cluster, "agreed to found the cluster");
         self.agreed.send_replace(Some(founding));
         Ok(())
+    }
+}
+
+/// What a node that joined says of the founding: that there was one, long before it.
+fn without_members(cluster: ClusterId) -> Founding {
+    Founding {
+        cluster,
+        members: Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The data directory: who this node is, and that only one process uses it.
 //!
 //! The identity file is replaced whole and durably, and only ever gains: a node id when it is made,
-//! and a founding once in the node's life.
+//! and a founding, or the cluster that it joined, once in the node's life.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory;
 use crate::error::StartError;
+use crate::joining::Joined;
+use crate::membership::MembershipVersion;
 use crate::transport::{Founding, FoundingMember};
 use crate::types::{ClusterId, Member, NodeId};
 
@@ -28,6 +30,20 @@ struct IdentityFile {
     /// Whether the log was made: from then on its absence is a loss, not a beginning.
     #[serde(default)]
     log_made: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    joined: Option<JoinedRecord>,
+    /// Whether the node was removed from its cluster: it must not come back as itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    removed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JoinedRecord {
+    cluster_id: String,
+    via: Vec<String>,
+    learner: bool,
+    added: Option<MembershipVersion>,
+    promoted: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +67,8 @@ pub(crate) struct DataDirectory {
     node: NodeId,
     founding: Option<Founding>,
     log_made: bool,
+    joined: Option<Joined>,
+    removed: bool,
     /// Held for the life of the process.
     _lock: File,
 }
@@ -95,6 +113,8 @@ impl DataDirectory {
                 node: identity.node,
                 founding: identity.founding,
                 log_made: identity.log_made,
+                joined: identity.joined,
+                removed: identity.removed,
                 _lock: lock,
             });
         }
@@ -112,6 +132,8 @@ impl DataDirectory {
             node,
             founding: None,
             log_made: false,
+            joined: None,
+            removed: false,
             _lock: lock,
         };
         directory.store().map_err(context)?;
@@ -141,6 +163,27 @@ impl DataDirectory {
         self.store()
     }
 
+    pub fn joined(&self) -> Option<&Joined> {
+        self.joined.as_ref()
+    }
+
+    /// Whether the node was removed from its cluster.
+    pub fn was_removed(&self) -> bool {
+        self.removed
+    }
+
+    /// Remembers the cluster that this node joins, or how far that has come, durably.
+    pub fn join(&mut self, joined: Joined) -> io::Result<()> {
+        self.joined = Some(joined);
+        self.store()
+    }
+
+    /// Remembers that the node was removed from its cluster, durably.
+    pub fn removed_from_cluster(&mut self) -> io::Result<()> {
+        self.removed = true;
+        self.store()
+    }
+
     /// Remembers that the log exists, durably: from now on its absence is a loss.
     pub fn log_was_made(&mut self) -> io::Result<()> {
         if self.log_made {
@@ -155,6 +198,14 @@ impl DataDirectory {
             format: FORMAT,
             node_id: self.node.to_string(),
             log_made: self.log_made,
+            removed: self.removed,
+            joined: self.joined.as_ref().map(|joined| JoinedRecord {
+                cluster_id: joined.cluster.to_string(),
+                via: joined.via.clone(),
+                learner: joined.learner,
+                added: joined.added,
+                promoted: joined.promoted,
+            }),
             founding: self.founding.as_ref().map(|founding| FoundingRecord {
                 cluster_id: founding.cluster.to_string(),
                 members: founding
@@ -183,6 +234,8 @@ struct Identity {
     node: NodeId,
     founding: Option<Founding>,
     log_made: bool,
+    joined: Option<Joined>,
+    removed: bool,
 }
 
 fn parse(text: &str) -> Result<Identity, String> {
@@ -194,13 +247,23 @@ fn parse(text: &str) -> Result<Identity, String> {
         ));
     }
     let node = |text: &str| text.parse::<NodeId>().map_err(|error| error.to_string());
+    let cluster = |text: &str| text.parse::<ClusterId>().map_err(|error| error.to_string());
+    let joined = file
+        .joined
+        .map(|record| -> Result<Joined, String> {
+            Ok(Joined {
+                cluster: cluster(&record.cluster_id)?,
+                via: record.via,
+                learner: record.learner,
+                added: record.added,
+                promoted: record.promoted,
+            })
+        })
+        .transpose()?;
     let founding = file
         .founding
         .map(|record| -> Result<Founding, String> {
-            let cluster = record
-                .cluster_id
-                .parse::<ClusterId>()
-                .map_err(|error| error.to_string())?;
+            let cluster = cluster(&record.cluster_id)?;
             let members = record
                 .members
                 .into_iter()
@@ -222,6 +285,8 @@ fn parse(text: &str) -> Result<Identity, String> {
         node: node(&file.node_id)?,
         founding,
         log_made: file.log_made,
+        joined,
+        removed: file.removed,
     })
 }
 
@@ -252,6 +317,26 @@ mod tests {
         assert_eq!(directory.founding(), Some(&founding));
         let other = tempfile::tempdir().unwrap();
         assert_ne!(DataDirectory::open(other.path()).unwrap().node(), node);
+    }
+
+    #[test]
+    fn a_directory_remembers_the_cluster_it_joined_and_its_removal() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = DataDirectory::open(folder.path()).unwrap();
+        let joined = Joined {
+            cluster: ClusterId(u128::MAX - 1),
+            via: vec!["host:1".to_owned()],
+            learner: true,
+            added: Some(MembershipVersion { term: 2, index: 9 }),
+            promoted: false,
+        };
+        directory.join(joined.clone()).unwrap();
+        assert!(!directory.was_removed());
+        directory.removed_from_cluster().unwrap();
+        drop(directory);
+        let directory = DataDirectory::open(folder.path()).unwrap();
+        assert_eq!(directory.joined(), Some(&joined));
+        assert!(directory.was_removed());
     }
 
     #[test]

@@ -34,8 +34,10 @@ mod directory;
 mod error;
 mod founding;
 mod identity;
+mod joining;
 mod log;
 mod machine;
+mod membership;
 #[cfg(test)]
 mod memory;
 mod node;
@@ -51,6 +53,10 @@ pub use config::{Config, Start};
 pub use error::{ProposeError, ReadError, StartError};
 pub use log::SyncPolicy;
 pub use machine::{EntryContext, MachineError, Priority, SnapshotWriter, Stamper, StateMachine};
+pub use membership::{
+    MAX_MEMBER_TEXT_BYTES, MemberField, Membership, MembershipChange, MembershipError,
+    MembershipVersion, ParseVersionError,
+};
 pub use node::{
     Applied, MAX_COMMAND_BYTES, MemberStatus, Node, NodeProgress, Role, Status, StatusWatch,
 };

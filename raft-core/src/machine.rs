@@ -70,6 +70,12 @@ pub trait StateMachine: Send + Sync + Sized + 'static {
         Priority::Normal
     }
 
+    /// A command that the leader commits before it hands its leadership over, for state that only a
+    /// leader moves (a clock). The default asks for none.
+    fn before_handover(&self) -> Option<Self::Command> {
+        None
+    }
+
     /// Takes the state as it is now. Must be cheap (persistent data structures, or a small state):
     /// no command is applied meanwhile. The returned writer runs later, on another thread.
     fn freeze(&self) -> SnapshotWriter;

@@ -18,9 +18,9 @@ use crate::types::{LogId, Vote, vote_rank};
 
 const DATABASE: &str = "rocksdb";
 const MARK: &str = "synced-mark";
-const HOW_TO_REBUILD: &str = "This node must not vote with it. Keep the directory for analysis. The \
-    node has to be removed from the cluster and to join again with an empty data directory, to get \
-    its state from its peers; changing the members of a running cluster is not part of this version";
+const HOW_TO_REBUILD: &str = "This node must not vote with it. Keep the directory for analysis. To \
+    get its state from its peers, remove this node from the cluster, and start it with an empty data \
+    directory and --join";
 
 pub(super) struct Recovered {
     pub db: DB,

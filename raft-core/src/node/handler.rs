@@ -17,9 +17,11 @@ use super::admission::Admission;
 use super::proposer::Sealing;
 use super::reads::read_index;
 use super::status::{NodeProgress, Status};
+use super::steward::Steward;
 use crate::apply::{Applier, SnapshotData};
 use crate::founding::FoundingState;
 use crate::machine::{Priority, StateMachine};
+use crate::membership::{Administered, AdministrationCall};
 use crate::snapshot::PartialSnapshot;
 use crate::transport::{AppendResults, FoundingHandler, Handler};
 use crate::types::{ProposalId, SnapshotMeta, TypeConfig, Vote};
@@ -29,6 +31,7 @@ pub(super) struct PeerHandler<M: StateMachine> {
     pub proposals: mpsc::Sender<Sealing>,
     pub admission: Arc<Admission>,
     pub founding: Arc<FoundingState>,
+    pub steward: Arc<Steward<M>>,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -119,6 +122,10 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
 
     fn status(&self) -> NodeProgress {
         Status::new(&self.raft.metrics().borrow_watched()).progress
+    }
+
+    fn administer(&self, call: AdministrationCall) -> BoxFuture<'_, Administered> {
+        Box::pin(self.steward.serve(call))
     }
 
     fn founding(&self) -> Arc<dyn FoundingHandler> {

@@ -91,11 +91,7 @@ impl Links {
 
     /// The link to a member; `None` when the membership does not name it.
     pub fn to(&self, node: NodeId) -> Option<Arc<PeerLink>> {
-        let address = {
-            let metrics = self.metrics.borrow_watched();
-            let member = metrics.membership_config.membership().get_node(&node)?;
-            member.peer_address.clone()
-        };
+        let address = address_of(&self.metrics, node)?;
         let mut open = self.open.lock();
         if let Some(link) = open.get(&node)
             && link.address() == address
@@ -106,4 +102,11 @@ impl Links {
         open.insert(node, link.clone());
         Some(link)
     }
+}
+
+/// Where a member is, by the newest membership.
+pub(super) fn address_of(metrics: &MetricsReceiver, node: NodeId) -> Option<String> {
+    let metrics = metrics.borrow_watched();
+    let member = metrics.membership_config.membership().get_node(&node)?;
+    Some(member.peer_address.clone())
 }

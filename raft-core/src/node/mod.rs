@@ -3,13 +3,18 @@
 pub(crate) mod admission;
 mod handler;
 pub(crate) mod links;
+mod membership;
 pub(crate) mod pending;
+mod plan;
 pub(crate) mod proposer;
 mod reads;
+mod standing;
 pub(crate) mod status;
+mod steward;
+mod transfer;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +24,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::TypeConfigExt;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,13 +33,14 @@ use crate::config::{Config, Start};
 use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
 use crate::identity::DataDirectory;
+use crate::joining::{HOW_TO_COME_BACK, check_join};
 use crate::log::LogStore;
 use crate::machine::{Priority, Stamper, StateMachine};
 use crate::runtime::{InstantOf, Runtime, Tokio};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
-    Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, serve_bootstrap,
-    serve_peers,
+    Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, Whereabouts,
+    serve_bootstrap, serve_peers,
 };
 use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
 use admission::{Admission, Permit};
@@ -43,14 +49,18 @@ use links::{Forward, Forwarded, Links, Refusal};
 use pending::{Outcome, Pending};
 use proposer::{Proposer, Sealing};
 use reads::{Ask, Reader};
+use standing::Standing;
 use status::MetricsReceiver;
 pub use status::{MemberStatus, NodeProgress, Role, Status, StatusWatch};
+use steward::Steward;
 
 /// The largest encoded command. It must fit into a frame with room for others.
 pub const MAX_COMMAND_BYTES: usize = 4 << 20;
 const READ_QUEUE: usize = 4096;
 /// How often a running node looks whether it has failed.
 const FAILURE_CHECK: Duration = Duration::from_millis(100);
+/// A leader that stops has this long to hand its leadership over.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a refused proposal is tried again, growing up to the second value.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
@@ -76,6 +86,8 @@ pub struct Node<M: StateMachine> {
     links: Arc<Links>,
     log: LogStore,
     identity: Identity,
+    steward: Arc<Steward<M>>,
+    standing: watch::Receiver<standing::State>,
     /// Aborted when dropped.
     _tasks: JoinSet<()>,
 }
@@ -83,8 +95,9 @@ pub struct Node<M: StateMachine> {
 impl<M: StateMachine> Node<M> {
     /// Starts a node: opens the data directory, founds a cluster where asked to, and begins to
     /// serve peers on `listener`. Returns when this node is a member of a cluster; with
-    /// [`Start::InitialPeers`] that waits, without limit, for all of them. A caller that gives up
-    /// drops the future; starting again later goes on where it stopped.
+    /// [`Start::InitialPeers`] that waits, without limit, for all of them, with [`Start::Join`] for a
+    /// leader that takes this node in. A caller that gives up drops the future; starting again later
+    /// goes on where it stopped.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -99,10 +112,16 @@ impl<M: StateMachine> Node<M> {
         let directory = run_blocking(move || DataDirectory::open(&path)).await?;
         let (security, own) = (config.security.clone(), config.member.peer_address.clone());
         let channel = run_blocking(move || Channel::open(&security, &own)).await?;
+        if directory.was_removed() {
+            let node = directory.node();
+            return Err(StartError::NotAMember(format!(
+                "this node ({node}) was removed from its cluster. {HOW_TO_COME_BACK}"
+            )));
+        }
         let (log_path, snapshot_path) = (directory.log(), directory.snapshots());
         let initial_peers = match &config.start {
             Start::InitialPeers(peers) => peers.clone(),
-            Start::Existing | Start::Alone => Vec::new(),
+            Start::Existing | Start::Alone | Start::Join(_) => Vec::new(),
         };
         let acceptor = Acceptor::new(listener, channel.clone());
         let founding = Arc::new(FoundingState::new(
@@ -111,7 +130,7 @@ impl<M: StateMachine> Node<M> {
             initial_peers,
             channel.clone(),
         ));
-        let agreed = found(&config.start, &founding, &acceptor).await?;
+        let agreed = found(&config, &founding, &acceptor).await?;
         let identity = Identity {
             node: founding.node(),
             cluster: agreed.cluster,
@@ -145,11 +164,13 @@ impl<M: StateMachine> Node<M> {
             .to_openraft(&identity.cluster.to_string())
             .map_err(StartError::Configuration)?;
         let dialer = Dialer::new(identity.node, Some(identity.cluster), channel);
+        let whereabouts = Arc::new(OnceLock::new());
         let raft = Raft::new(
             identity.node,
             Arc::new(raft_config),
             NetworkFactory {
                 dialer: dialer.clone(),
+                whereabouts: whereabouts.clone(),
             },
             log.clone(),
             applier,
@@ -157,7 +178,12 @@ impl<M: StateMachine> Node<M> {
         .await
         .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
 
-        let links = Arc::new(Links::new(dialer, raft.metrics()));
+        let metrics = raft.metrics();
+        let whereabouts_now: Box<Whereabouts> =
+            Box::new(move |node| links::address_of(&metrics, node));
+        // Set nowhere else.
+        let _ = whereabouts.set(whereabouts_now);
+        let links = Arc::new(Links::new(dialer.clone(), raft.metrics()));
         let (proposals, proposal_queue) = mpsc::channel(admission.most_proposals());
         let (reads, read_queue) = mpsc::channel(READ_QUEUE);
         let mut tasks = JoinSet::new();
@@ -177,11 +203,23 @@ impl<M: StateMachine> Node<M> {
             queue: read_queue,
         };
         tasks.spawn(reader.run());
+        let steward = Arc::new(Steward {
+            raft: raft.clone(),
+            metrics: raft.metrics(),
+            dialer,
+            identity,
+            machine: machine.clone(),
+            pending: pending.clone(),
+            proposals: proposals.clone(),
+            admission: admission.clone(),
+            changing: Arc::default(),
+        });
         let handler = PeerHandler {
             raft: raft.clone(),
             proposals: proposals.clone(),
             admission: admission.clone(),
             founding: founding.clone(),
+            steward: steward.clone(),
         };
         tasks.spawn(serve_peers(
             acceptor,
@@ -189,6 +227,9 @@ impl<M: StateMachine> Node<M> {
             Arc::new(handler),
             snapshots,
         ));
+        let standing = Standing::new(steward.clone(), founding.clone(), config.member);
+        let standing_now = standing.state.subscribe();
+        tasks.spawn(standing.run());
         let node = Self {
             metrics: raft.metrics(),
             raft,
@@ -201,10 +242,36 @@ impl<M: StateMachine> Node<M> {
             links,
             log,
             identity,
+            steward,
+            standing: standing_now,
             _tasks: tasks,
         };
         node.initialise(&founding, &agreed).await?;
+        node.wait_until_member().await?;
         Ok(node)
+    }
+
+    /// Waits until a joining node has been taken in.
+    async fn wait_until_member(&self) -> Result<(), StartError> {
+        let mut standing = self.standing.clone();
+        let settled = async {
+            match standing
+                .wait_for(|state| *state != standing::State::Joining)
+                .await
+            {
+                Ok(state) => state.clone(),
+                // The task never ends while it joins; the other branch says why it did.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            state = settled => match state {
+                standing::State::Refused(why) => Err(StartError::NotAMember(why)),
+                // A removal right after is reported by `failed`.
+                _ => Ok(()),
+            },
+            why = self.failed() => Err(StartError::Raft(why)),
+        }
     }
 
     /// As the first founding member, gathers the others' agreements and writes the first entry.
@@ -248,7 +315,11 @@ impl<M: StateMachine> Node<M> {
 
     /// What this node knows of the group now.
     pub fn status(&self) -> Status {
-        Status::new(&self.metrics.borrow_watched())
+        let mut status = Status::new(&self.metrics.borrow_watched());
+        if let standing::State::Removed(why) = &*self.standing.borrow() {
+            status.failure = Some(why.clone());
+        }
+        status
     }
 
     /// Follows the status.
@@ -263,8 +334,8 @@ impl<M: StateMachine> Node<M> {
         self.raft.is_leader()
     }
 
-    /// Waits until this node has failed for good (a storage error, or an `apply` that gave up), and
-    /// says why. A stopped node has failed too. Cancellation safe.
+    /// Waits until this node has failed for good (a storage error, an `apply` that gave up, or its
+    /// removal from the cluster), and says why. A stopped node has failed too. Cancellation safe.
     pub async fn failed(&self) -> String {
         loop {
             if let Some(failure) = self.status().failure {
@@ -402,11 +473,13 @@ impl<M: StateMachine> Node<M> {
             .map_err(|fatal| fatal.to_string())
     }
 
-    /// Stops: raft ends, the log is synced and closed. What is proposed later is refused.
+    /// Stops: a leader first hands its leadership over if it can, within a few seconds; then raft
+    /// ends, the log is synced and closed. What is proposed later is refused.
     ///
     /// # Errors
     /// When the last sync fails; everything acknowledged was durable before.
     pub async fn stop(&self) -> std::io::Result<()> {
+        self.resign().await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
@@ -424,16 +497,17 @@ async fn run_blocking<T: Send + 'static>(
 
 /// Comes to the founding that this node belongs to, whatever `start` says.
 async fn found(
-    start: &Start,
+    config: &Config,
     founding: &SharedFounding,
     acceptor: &Acceptor,
 ) -> Result<Founding, StartError> {
     if founding.agreed().is_none() {
-        match start {
+        match &config.start {
             Start::Existing => {
                 return Err(StartError::Configuration(
                     "the data directory is empty and there is nothing to found: give \
-                     --initial-peers, the same list on every node"
+                     --initial-peers, the same list on every node, or --join to come into a \
+                     running cluster"
                         .to_owned(),
                 ));
             }
@@ -445,6 +519,13 @@ async fn found(
                 check_initial_peers(peers, founding.own_address())?;
                 tokio::select! {
                     agreed = founding.wait_until_agreed() => agreed?,
+                    () = serve_bootstrap(acceptor, founding.node(), founding.clone()) => {}
+                }
+            }
+            Start::Join(via) => {
+                check_join(via, founding.own_address())?;
+                tokio::select! {
+                    joined = founding.join(via, config.stay_learner) => joined?,
                     () = serve_bootstrap(acceptor, founding.node(), founding.clone()) => {}
                 }
             }

@@ -6,6 +6,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 use serde::{Deserialize, Serialize};
 
+use crate::membership::Membership;
 use crate::runtime::{Runtime, Tokio};
 use crate::types::{Member, NodeId, TypeConfig};
 
@@ -14,7 +15,7 @@ pub(crate) type MetricsReceiver<R = Tokio> =
     openraft::type_config::alias::WatchReceiverOf<TypeConfig<R>, Metrics<R>>;
 
 /// After this long without a quorum's answer a leader no longer names itself.
-const QUORUM_SILENCE: Duration = Duration::from_secs(1);
+pub(super) const QUORUM_SILENCE: Duration = Duration::from_secs(1);
 
 /// A node's part in the group. Its encoding is a wire format: append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,9 @@ pub struct MemberStatus {
     pub member: Member,
     /// Whether it votes, or only learns.
     pub voter: bool,
+    /// Entries in the leader's log that this member is not known to have. Known to the leader only,
+    /// and only once the member has answered it.
+    pub lag_entries: Option<u64>,
 }
 
 /// A node's view of the group.
@@ -96,18 +100,28 @@ pub struct Status {
     pub progress: NodeProgress,
     /// Every member, in order of node id.
     pub members: Vec<MemberStatus>,
+    /// The newest membership that this node knows, and whether it is committed or joint.
+    pub membership: Membership,
     /// Why the node has stopped, if it has failed.
     pub failure: Option<String>,
 }
 
 impl Status {
     pub(crate) fn new<R: Runtime>(metrics: &Metrics<R>) -> Self {
-        let membership = metrics.membership_config.membership();
-        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let committed = metrics.membership_config == metrics.committed_membership_config;
+        let membership = Membership::new(&metrics.membership_config, committed);
+        let voters = metrics.membership_config.membership().voter_ids().count();
+        let lag_entries = |node: &NodeId| {
+            if *node == metrics.id && metrics.state.is_leader() {
+                return Some(0);
+            }
+            let matched = (*metrics.replication.as_ref()?.get(node)?)?;
+            Some(metrics.last_log_index?.saturating_sub(matched.index))
+        };
         // A leader that no quorum has answered lately leads nobody; a cluster of one has no quorum
         // beside itself.
         let lost_quorum = metrics.state.is_leader()
-            && voters.len() > 1
+            && voters > 1
             && metrics
                 .last_quorum_acked
                 .is_some_and(|acked| acked.elapsed() > QUORUM_SILENCE);
@@ -124,13 +138,16 @@ impl Status {
                 purged_index: metrics.purged.map(|log_id| log_id.index),
             },
             members: membership
-                .nodes()
+                .members
+                .iter()
                 .map(|(node, member)| MemberStatus {
                     node: *node,
                     member: member.clone(),
-                    voter: voters.contains(node),
+                    voter: membership.is_voter(*node),
+                    lag_entries: lag_entries(node),
                 })
                 .collect(),
+            membership,
             failure: metrics
                 .running_state
                 .as_ref()

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+#[path = "membership_tests.rs"]
+mod membership;
 use crate::testing::Register;
 use crate::types::Member;
 

@@ -7,6 +7,7 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Priority;
+use crate::membership::{Administered, AdministrationCall};
 use crate::node::NodeProgress;
 use crate::types::{ClusterId, Member, NodeId, ProposalId, TypeConfig, Vote};
 
@@ -82,6 +83,8 @@ pub(crate) enum Request {
     },
     /// Agree to this founding.
     Agree(Founding),
+    /// Read or change the membership, or hand the leadership over.
+    Administer(AdministrationCall),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,4 +110,5 @@ pub(crate) enum Reply {
     Failed(String),
     /// Too much is in flight here: the proposal was not taken.
     Overloaded,
+    Administered(Administered),
 }

@@ -18,9 +18,9 @@ mod tests;
 mod tls;
 
 pub(crate) use channel::Channel;
-pub(crate) use connection::{Dialer, PeerLink};
+pub(crate) use connection::{CallError, Dialer, PeerLink};
 pub(crate) use messages::{Founding, FoundingMember, Reply, Request};
-pub(crate) use network::NetworkFactory;
+pub(crate) use network::{NetworkFactory, Whereabouts};
 pub(crate) use server::{
     Acceptor, AppendResults, FoundingHandler, Handler, Identity, serve_bootstrap, serve_peers,
 };

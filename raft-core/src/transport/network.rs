@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,10 +40,15 @@ type BoxFuture<'a, T> = openraft::base::BoxFuture<'a, T>;
 type BoxStream<'a, T> = openraft::base::BoxStream<'a, T>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
+/// Where a member is now, by the newest membership; `None` for whoever is no member.
+pub(crate) type Whereabouts = dyn Fn(NodeId) -> Option<String> + Send + Sync;
+
 /// Makes a [`Network`] per target and purpose.
 #[derive(Clone)]
 pub(crate) struct NetworkFactory {
     pub dialer: Dialer,
+    /// Set once raft runs. openraft keeps its networks when an address changes, so each connect asks.
+    pub whereabouts: Arc<OnceLock<Box<Whereabouts>>>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -53,6 +58,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
         Network {
             dialer: self.dialer.clone(),
             target,
+            whereabouts: self.whereabouts.clone(),
             address: node.peer_address.clone(),
             session: 0,
             connecting: None,
@@ -67,6 +73,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 pub(crate) struct Network {
     dialer: Dialer,
     target: NodeId,
+    whereabouts: Arc<OnceLock<Box<Whereabouts>>>,
+    /// Where the target was when this network was made.
     address: String,
     /// Numbers the pipelines of appends on this connection.
     session: u64,
@@ -122,6 +130,8 @@ impl Network {
         self.connection = None;
         if self.connecting.is_none() {
             sleep_until(self.retry_at).await;
+            let now_at = self.whereabouts.get().and_then(|at| at(self.target));
+            self.address = now_at.unwrap_or_else(|| std::mem::take(&mut self.address));
         }
         let connecting = self.connecting.get_or_insert_with(|| {
             let (dialer, address, target) =

@@ -26,6 +26,7 @@ use super::frame::{self, MAX_FRAME_BYTES, MAX_HANDSHAKE_BYTES, MAX_STRANGER_BYTE
 use super::messages::{Founding, Hello, MAGIC, Reply, Request, VERSION, Welcome};
 use super::rarely::Rarely;
 use crate::machine::Priority;
+use crate::membership::{Administered, AdministrationCall};
 use crate::node::NodeProgress;
 use crate::snapshot::{PartialSnapshot, SnapshotStore};
 use crate::types::{ClusterId, NodeId, ProposalId, SnapshotMeta, TypeConfig, Vote};
@@ -84,6 +85,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ) -> bool;
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>>;
     fn status(&self) -> NodeProgress;
+    /// Reads or changes the membership, or hands the leadership over.
+    fn administer(&self, call: AdministrationCall) -> BoxFuture<'_, Administered>;
     /// Founding questions, from nodes that belong to no cluster yet.
     fn founding(&self) -> Arc<dyn FoundingHandler>;
 }
@@ -445,6 +448,7 @@ async fn answer(handler: &dyn Handler, request: Request) -> Reply {
             .map(Reply::TransferLeader),
         Request::ReadIndex => handler.read_index().await.map(Reply::ReadIndex),
         Request::Status => Ok(Reply::Status(handler.status())),
+        Request::Administer(call) => Ok(Reply::Administered(handler.administer(call).await)),
         _ => Err("this request has no place on this connection".to_owned()),
     };
     reply.unwrap_or_else(Reply::Failed)
