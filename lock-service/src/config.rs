@@ -54,6 +54,26 @@ pub struct ServeArgs {
     )]
     pub initial_peers: Option<Vec<String>>,
 
+    /// Peer addresses of members of a running cluster that this node joins through: any of them, all
+    /// of them to be safe; not needed any more once it has joined
+    #[arg(
+        long,
+        env = "PALISADE_JOIN",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,…"
+    )]
+    pub join: Option<Vec<String>>,
+
+    /// With --join: stay a learner, without a vote, until promoted by hand
+    #[arg(
+        long,
+        env = "PALISADE_LEARNER",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub learner: Option<bool>,
+
     /// This node's certificate for connections between peers, with intermediate ones, in PEM format;
     /// needs --peer-key and --peer-ca. Read again for each new connection
     #[arg(long, env = "PALISADE_PEER_CERT", value_name = "FILE")]
@@ -105,7 +125,8 @@ pub struct ServeArgs {
     )]
     pub check_invariants: Option<bool>,
 
-    /// Found a cluster of one (used by `palisaded dev --nodes 1`)
+    /// Found a cluster of one (used by `palisaded dev --nodes 1`); `palisaded init` is the way for all
+    /// else
     #[arg(long, hide = true)]
     #[serde(skip)]
     pub alone: bool,
@@ -139,6 +160,10 @@ pub struct ServeConfig {
     pub advertise_peer: String,
     /// The founding members; empty when nothing is to be founded with others.
     pub initial_peers: Vec<String>,
+    /// Members to join a running cluster through; empty when none is to be joined.
+    pub join: Vec<String>,
+    /// A node that joins stays a learner.
+    pub learner: bool,
     /// How connections between peers are protected.
     pub peer_security: PeerSecurity,
     /// Found a cluster of one.
@@ -220,6 +245,18 @@ impl ServeArgs {
             self.advertise_peer.or(file.advertise_peer),
             listen_peer,
         )?;
+        let initial_peers = self
+            .initial_peers
+            .or(file.initial_peers)
+            .unwrap_or_default();
+        let join = self.join.or(file.join).unwrap_or_default();
+        if !initial_peers.is_empty() && !join.is_empty() {
+            return Err(ConfigError(
+                "--initial-peers and --join are both given: a node founds a new cluster or joins one \
+                 that runs. Give one of them"
+                    .to_owned(),
+            ));
+        }
         Ok(ServeConfig {
             name: self
                 .name
@@ -233,10 +270,9 @@ impl ServeArgs {
             listen_peer,
             advertise_http,
             advertise_peer,
-            initial_peers: self
-                .initial_peers
-                .or(file.initial_peers)
-                .unwrap_or_default(),
+            initial_peers,
+            join,
+            learner: self.learner.or(file.learner).unwrap_or(false),
             peer_security,
             alone: self.alone,
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
@@ -285,14 +321,18 @@ fn peer_security(
     }
 }
 
+/// Whether the text is an address that others can be told.
+pub fn is_host_port(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
 fn advertise(flag: &str, given: Option<String>, listen: SocketAddr) -> Result<String, ConfigError> {
     match given {
-        Some(address) => match address.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address),
-            _ => Err(ConfigError(format!(
-                "{flag} {address}: expected HOST:PORT, for example db1.example:7201"
-            ))),
-        },
+        Some(address) if is_host_port(&address) => Ok(address),
+        Some(address) => Err(ConfigError(format!(
+            "{flag} {address}: expected HOST:PORT, for example db1.example:7201"
+        ))),
         None if listen.ip().is_unspecified() => Err(ConfigError(format!(
             "{flag} is needed: others cannot reach {listen}; give the address under which they \
              can reach this host"
@@ -352,6 +392,17 @@ mod tests {
         args.listen_http = Some("10.0.0.1:7101".parse().unwrap());
         let error = args.resolve().unwrap_err().to_string();
         assert!(error.contains("--listen-http"), "{error}");
+    }
+
+    #[test]
+    fn a_node_founds_or_joins_and_not_both() {
+        let args = ServeArgs {
+            initial_peers: Some(vec!["a:1".to_owned(), "b:1".to_owned()]),
+            join: Some(vec!["a:1".to_owned()]),
+            ..ServeArgs::default()
+        };
+        let error = args.resolve().unwrap_err().to_string();
+        assert!(error.contains("--join"), "{error}");
     }
 
     #[test]

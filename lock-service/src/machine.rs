@@ -108,6 +108,11 @@ impl StateMachine for LockMachine {
         }
     }
 
+    /// Cluster time moves up to the handover, so that it extends leases by no more than itself.
+    fn before_handover(&self) -> Option<Command> {
+        self.table.next_deadline().map(|_| Command::Tick)
+    }
+
     fn freeze(&self) -> SnapshotWriter {
         let frozen = self.table.freeze();
         Box::new(move |out| {

@@ -32,6 +32,8 @@ struct Cli {
 enum Command {
     /// Run one node
     Serve(Box<ServeArgs>),
+    /// Found a cluster of one, once, and exit; `serve` then runs it, and others can join it
+    Init(Box<ServeArgs>),
     /// Run a cluster on this machine, for trying things out
     Dev(DevArgs),
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     let status = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve(*args).await,
+            Command::Init(args) => init(*args).await,
             Command::Dev(args) => match dev::run(args, terminated()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(FAILED, &error),
@@ -86,6 +89,16 @@ async fn serve(args: ServeArgs) -> ExitCode {
     match served.await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, &error),
+    }
+}
+
+async fn init(args: ServeArgs) -> ExitCode {
+    match args.resolve() {
+        Ok(config) => match server::init(&config).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILED, &error),
+        },
+        Err(error) => fail(USAGE, &error),
     }
 }
 

@@ -123,6 +123,8 @@ pub async fn run(
             () = &mut shutdown => tracing::info!("stopping"),
             why = node.failed() => failure = Some(why),
         }
+        // Before the requests under way are waited for: others can be served at once elsewhere.
+        node.resign().await;
         ticker.abort();
         let _ = stop_http.send(());
         if failure.is_none() {
@@ -156,21 +158,47 @@ async fn stop_node(node: &Node<LockMachine>) -> Result<(), ServeError> {
     })
 }
 
+/// Founds a cluster of one in an empty data directory; `run` then serves it.
+///
+/// # Errors
+/// When the directory belongs to a cluster already, or cannot be used.
+pub async fn init(config: &ServeConfig) -> Result<(), ServeError> {
+    let founded = raft_core::found_alone(&config.data_dir, member(config)).await?;
+    tracing::info!(
+        node = %founded.node,
+        cluster = %founded.cluster,
+        data_dir = %config.data_dir.display(),
+        "founded a cluster of one; start it with `palisaded serve` and the same settings, and further \
+         nodes with --join {}",
+        config.advertise_peer
+    );
+    Ok(())
+}
+
+/// What the membership is to say of this node.
+fn member(config: &ServeConfig) -> Member {
+    Member {
+        name: config.name.clone(),
+        peer_address: config.advertise_peer.clone(),
+        service_address: config.advertise_http.clone(),
+    }
+}
+
 async fn start_node(
     config: &ServeConfig,
     listener: TcpListener,
 ) -> Result<(Arc<Node<LockMachine>>, Surroundings), StartError> {
-    let member = Member {
-        name: config.name.clone(),
-        peer_address: config.advertise_peer.clone(),
-        service_address: config.advertise_http.clone(),
+    let start = if config.alone {
+        Start::Alone
+    } else if !config.join.is_empty() {
+        Start::Join(config.join.clone())
+    } else if !config.initial_peers.is_empty() {
+        Start::InitialPeers(config.initial_peers.clone())
+    } else {
+        Start::Existing
     };
-    let start = match (config.alone, config.initial_peers.is_empty()) {
-        (true, _) => Start::Alone,
-        (false, true) => Start::Existing,
-        (false, false) => Start::InitialPeers(config.initial_peers.clone()),
-    };
-    let mut raft = Config::new(&config.data_dir, member, start);
+    let mut raft = Config::new(&config.data_dir, member(config), start);
+    raft.stay_learner = config.learner;
     if let Some(entries) = config.snapshot_after_entries {
         raft.snapshot_after_entries = entries;
     }

@@ -6,6 +6,7 @@
 //! that finds a cluster founded without it stops: it must not vote in place of what was lost.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,15 +132,8 @@ impl FoundingState {
 
     /// Founds a cluster of one.
     pub fn found_alone(&self) -> Result<(), StartError> {
-        self.agree(self.draw(vec![self.me.clone()]))
+        self.agree(draw(vec![self.me.clone()]))
             .map_err(StartError::Configuration)
-    }
-
-    fn draw(&self, members: Vec<FoundingMember>) -> Founding {
-        Founding {
-            cluster: ClusterId(rand::random()),
-            members,
-        }
     }
 
     fn others(&self) -> impl Iterator<Item = &String> {
@@ -222,7 +216,7 @@ impl FoundingState {
                     .to_owned(),
             )
         })?;
-        self.agree_blocking(self.draw(ordered)).await
+        self.agree_blocking(draw(ordered)).await
     }
 
     /// Agrees on a thread that may wait for the disk.
@@ -337,6 +331,58 @@ impl FoundingHandler for FoundingState {
     }
 }
 
+fn draw(members: Vec<FoundingMember>) -> Founding {
+    Founding {
+        cluster: ClusterId(rand::random()),
+        members,
+    }
+}
+
+/// A cluster of one that was founded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Founded {
+    /// Its only member.
+    pub node: NodeId,
+    /// The cluster.
+    pub cluster: ClusterId,
+}
+
+/// Founds a cluster of one in an empty data directory, durably, and starts nothing:
+/// [`Node::start`](crate::Node::start) with [`Start::Existing`](crate::Start::Existing) runs it, and
+/// others can join it.
+///
+/// # Errors
+/// [`StartError::Configuration`] when the directory belongs to a cluster already.
+///
+/// # Cancellation
+/// A dropped call may yet found the cluster.
+pub async fn found_alone(
+    data_directory: impl Into<PathBuf>,
+    member: Member,
+) -> Result<Founded, StartError> {
+    let path = data_directory.into();
+    tokio::task::spawn_blocking(move || {
+        let mut directory = DataDirectory::open(&path)?;
+        let founded = directory.founding().map(|founding| founding.cluster);
+        if let Some(cluster) = founded.or(directory.joined().map(|joined| joined.cluster)) {
+            return Err(StartError::Configuration(format!(
+                "the data directory {} belongs to cluster {cluster} already; start the node as it \
+                 is, or give another directory",
+                path.display()
+            )));
+        }
+        let node = directory.node();
+        let founding = draw(vec![FoundingMember { node, member }]);
+        directory.agree(&founding)?;
+        Ok(Founded {
+            node,
+            cluster: founding.cluster,
+        })
+    })
+    .await
+    .map_err(|error| StartError::Raft(error.to_string()))?
+}
+
 /// What a node that joined says of the founding: that there was one, long before it.
 fn without_members(cluster: ClusterId) -> Founding {
     Founding {
@@ -363,7 +409,7 @@ pub(crate) fn check_initial_peers(peers: &[String], own: &str) -> Result<(), Sta
     if peers.len() == 1 {
         return refuse(
             "a list of one initial peer would found a cluster of one; that takes an explicit \
-             request (`palisaded dev --nodes 1` for a trial)"
+             request (`palisaded init`)"
                 .to_owned(),
         );
     }

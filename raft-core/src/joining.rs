@@ -78,19 +78,18 @@ impl FoundingState {
     }
 }
 
-/// The members to join through, checked: at least one, and not this node itself.
-pub(crate) fn check_join(via: &[String], own: &str) -> Result<(), StartError> {
-    let refuse = |why: String| Err(StartError::Configuration(why));
-    if via.is_empty() {
-        return refuse("name at least one member of the cluster to join".to_owned());
+/// The members to join through: those given, without this node itself, so that one list can serve
+/// every node. At least one must be left.
+pub(crate) fn others_to_join(given: &[String], own: &str) -> Result<Vec<String>, StartError> {
+    let others: Vec<String> = given.iter().filter(|peer| *peer != own).cloned().collect();
+    if others.is_empty() {
+        return Err(StartError::Configuration(format!(
+            "there is nobody to join through ({}): name the peer addresses of members of the running \
+             cluster",
+            given.join(",")
+        )));
     }
-    if let Some(peer) = via.iter().find(|peer| *peer == own) {
-        return refuse(format!(
-            "this node cannot join through itself: {peer} is its own peer address; name members of \
-             the running cluster"
-        ));
-    }
-    Ok(())
+    Ok(others)
 }
 
 #[cfg(test)]
@@ -99,12 +98,19 @@ mod tests {
 
     #[test]
     fn a_node_joins_through_others() {
-        let check = |via: &[&str]| {
-            let via: Vec<String> = via.iter().map(|peer| (*peer).to_owned()).collect();
-            check_join(&via, "own:1").map_err(|error| error.to_string())
+        let others = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|peer| (*peer).to_owned()).collect();
+            others_to_join(&given, "own:1").map_err(|error| error.to_string())
         };
-        assert_eq!(check(&["a:1", "b:1"]), Ok(()));
-        assert!(check(&[]).unwrap_err().contains("at least one"));
-        assert!(check(&["a:1", "own:1"]).unwrap_err().contains("itself"));
+        let expected = Ok(vec!["a:1".to_owned(), "b:1".to_owned()]);
+        assert_eq!(others(&["a:1", "b:1"]), expected);
+        assert_eq!(others(&["a:1", "own:1", "b:1"]), expected);
+        for nobody in [&[][..], &["own:1"]] {
+            assert!(
+                others(nobody)
+                    .unwrap_err()
+                    .contains("nobody to join through")
+            );
+        }
     }
 }

@@ -51,6 +51,7 @@ mod types;
 
 pub use config::{Config, Start};
 pub use error::{ProposeError, ReadError, StartError};
+pub use founding::{Founded, found_alone};
 pub use log::SyncPolicy;
 pub use machine::{EntryContext, MachineError, Priority, SnapshotWriter, Stamper, StateMachine};
 pub use membership::{

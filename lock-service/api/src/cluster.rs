@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::Position;
+use crate::membership::MembershipVersion;
 use crate::open_enum::open_enum;
 
 /// A node's id: 48 random bits made with its data directory. On the wire 12 lower-case hexadecimal
@@ -92,6 +93,10 @@ pub struct MemberView {
     pub peer_address: String,
     /// Whether it answered.
     pub reachable: bool,
+    /// Entries in the leader's log that it is not known to have, by the leader's account; `null` when
+    /// the answering node does not lead.
+    #[serde(default)]
+    pub lag_entries: Option<u64>,
     /// What it does.
     #[serde(default)]
     pub role: Option<MemberRole>,
@@ -127,6 +132,13 @@ pub struct ClusterResponse {
     pub leader: Option<LeaderView>,
     /// The answering node's term.
     pub term: u64,
+    /// The membership's version, for `if_membership` in changes of it.
+    #[serde(default)]
+    pub membership_version: Option<MembershipVersion>,
+    /// Whether a change of voters is begun and not finished: a majority of the old and of the new
+    /// voters is needed for everything. It lasts moments, or until an interrupted one is finished.
+    #[serde(default)]
+    pub joint: bool,
     /// The members.
     pub members: Vec<MemberView>,
 }

@@ -26,6 +26,7 @@ mod identity;
 mod leases;
 mod limits;
 mod locks;
+mod membership;
 mod number;
 mod open_enum;
 mod paths;
@@ -57,6 +58,11 @@ pub use limits::{
 };
 pub use locks::{
     BlockReason, Consistency, HolderView, LockPage, LockResponse, LockView, LocksQuery, WaiterView,
+};
+pub use membership::{
+    AddressRequest, FinishChangeRequest, InvalidMembershipVersion, MemberEntry, MemberRequest,
+    MembershipResponse, MembershipVersion, ReplaceRequest, SnapshotRequest, SnapshotResponse,
+    TransferRequest, TransferResponse,
 };
 pub use number::{FencingToken, InvalidPosition, Position};
 pub use paths::path;

@@ -20,6 +20,20 @@ pub mod path {
     pub const FENCE: &str = "/v1/fence";
     /// `GET`: members of the cluster and which one leads.
     pub const CLUSTER: &str = "/v1/cluster";
+    /// `POST`: give a learner its vote.
+    pub const PROMOTE: &str = "/v1/cluster/promote";
+    /// `POST`: take a member out.
+    pub const REMOVE: &str = "/v1/cluster/remove";
+    /// `POST`: replace a voter by a learner.
+    pub const REPLACE: &str = "/v1/cluster/replace";
+    /// `POST`: change a member's name or addresses.
+    pub const ADDRESS: &str = "/v1/cluster/address";
+    /// `POST`: make another voter the leader.
+    pub const TRANSFER: &str = "/v1/cluster/transfer";
+    /// `POST`: finish a change of voters that was interrupted.
+    pub const FINISH_CHANGE: &str = "/v1/cluster/finish-change";
+    /// `POST`: have the node that is asked take a snapshot.
+    pub const SNAPSHOT: &str = "/v1/cluster/snapshot";
     /// `GET`: the process lives (never the quorum).
     pub const HEALTHZ: &str = "/healthz";
     /// `GET`: a linearizable read works.

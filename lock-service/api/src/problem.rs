@@ -49,6 +49,18 @@ open_enum! {
         LimitReached = "limit_reached",
         /// 503: the cluster was restored a moment ago and grants nothing yet; not applied.
         HeldBack = "held_back",
+        /// 404: the cluster has no such member.
+        MemberNotFound = "member_not_found",
+        /// 409: another change of the membership, or a transfer of the leadership, is under way.
+        ChangeInProgress = "change_in_progress",
+        /// 409: a change of voters was interrupted and has to be finished first.
+        ChangeInterrupted = "change_interrupted",
+        /// 409: the membership is not at the version that the request names.
+        MembershipChanged = "membership_changed",
+        /// 409: the member has not caught up, or has not been heard from.
+        MemberNotReady = "member_not_ready",
+        /// 409: the change would endanger the cluster or contradicts its membership.
+        ChangeRefused = "change_refused",
         /// 504: proposed, but not confirmed in time; the outcome is unknown.
         DeadlineExceeded = "deadline_exceeded",
     }
@@ -59,7 +71,7 @@ impl ErrorCode {
     pub fn status(&self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
-            Self::NotFound | Self::LeaseNotFound => 404,
+            Self::NotFound | Self::LeaseNotFound | Self::MemberNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::LockHeld
             | Self::AlreadyHeld
@@ -68,7 +80,12 @@ impl ErrorCode {
             | Self::TokenStale
             | Self::GrantEnded
             | Self::LeaseEnded
-            | Self::WaitTimeout => 409,
+            | Self::WaitTimeout
+            | Self::ChangeInProgress
+            | Self::ChangeInterrupted
+            | Self::MembershipChanged
+            | Self::MemberNotReady
+            | Self::ChangeRefused => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Internal | Self::Other(_) => 500,
@@ -95,6 +112,8 @@ impl ErrorCode {
                 | Self::HeldBack
                 | Self::DeadlineExceeded
                 | Self::Internal
+                | Self::ChangeInProgress
+                | Self::MemberNotReady
         )
     }
 
@@ -120,6 +139,12 @@ impl ErrorCode {
             Self::Overloaded => "The cluster is overloaded",
             Self::LimitReached => "A limit is reached",
             Self::HeldBack => "Grants are held back after a restore",
+            Self::MemberNotFound => "There is no such member",
+            Self::ChangeInProgress => "Another change is under way",
+            Self::ChangeInterrupted => "An interrupted change is to be finished first",
+            Self::MembershipChanged => "The membership has changed",
+            Self::MemberNotReady => "The member is not ready",
+            Self::ChangeRefused => "The change is refused",
             Self::DeadlineExceeded => "The outcome was not known in time",
             Self::Other(code) => code,
         }

@@ -50,9 +50,19 @@ fn table(cluster: &ClusterResponse) -> String {
         }
     }
     let mut text = format!(
-        "cluster  {}\nleader   {leader}\nterm     {}\n\n",
+        "cluster  {}\nleader   {leader}\nterm     {}\n",
         cluster.cluster_id, cluster.term
     );
+    if let Some(version) = cluster.membership_version {
+        text.push_str(&format!("members  version {version}\n"));
+    }
+    if cluster.joint {
+        text.push_str(
+            "voters   a change of them is under way; if it stays, it was interrupted: POST \
+             /v1/cluster/finish-change\n",
+        );
+    }
+    text.push('\n');
     for row in &rows {
         let cells: Vec<String> = row
             .iter()

@@ -13,7 +13,7 @@ use lock_api::{
 use raft_core::{MemberStatus, Role};
 
 use super::extract::Terms;
-use super::{App, Reply, fresh, reply};
+use super::{App, Reply, fresh, membership, reply};
 use crate::problem::unavailable;
 use crate::service::wire;
 
@@ -34,6 +34,7 @@ pub async fn cluster(State(app): State<App>) -> Reply {
             http_address: member.member.service_address.clone(),
             peer_address: member.member.peer_address.clone(),
             reachable: progress.is_some(),
+            lag_entries: member.lag_entries,
             role: progress.as_ref().map(|progress| role(progress.role)),
             term: progress.as_ref().map(|progress| progress.term),
             last_log_index: progress.as_ref().and_then(|own| own.last_log_index),
@@ -51,6 +52,8 @@ pub async fn cluster(State(app): State<App>) -> Reply {
             name: leader.member.name.clone(),
         }),
         term: status.progress.term,
+        membership_version: status.membership.version.map(membership::shown),
+        joint: status.membership.is_joint(),
         members: members.await,
     };
     Ok(Json(body).into_response())

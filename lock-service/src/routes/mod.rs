@@ -7,6 +7,7 @@ mod extract;
 mod fence;
 mod leases;
 mod locks;
+mod membership;
 
 use std::sync::{Arc, OnceLock};
 
@@ -38,7 +39,8 @@ impl App {
         self.service.get().ok_or_else(|| {
             unavailable(
                 ErrorCode::NoLeader,
-                "this node waits for its peers to found the cluster; its log says for whom",
+                "this node waits for its peers, to found the cluster or to be taken in; its log says \
+                 for whom",
             )
         })
     }
@@ -86,6 +88,13 @@ pub fn router(app: App) -> Router {
         .route(path::LOCKS, get(locks::locks))
         .route(path::FENCE, get(fence::fence))
         .route(path::CLUSTER, get(cluster::cluster))
+        .route(path::PROMOTE, post(membership::promote))
+        .route(path::REMOVE, post(membership::remove))
+        .route(path::REPLACE, post(membership::replace))
+        .route(path::ADDRESS, post(membership::address))
+        .route(path::FINISH_CHANGE, post(membership::finish_change))
+        .route(path::TRANSFER, post(membership::transfer))
+        .route(path::SNAPSHOT, post(membership::snapshot))
         .route(path::HEALTHZ, get(cluster::healthz))
         .route(path::READYZ, get(cluster::readyz))
         .route(path::VERSION, get(cluster::version))

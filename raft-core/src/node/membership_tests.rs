@@ -19,6 +19,22 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A group whose leader has heard from everybody, and whose nodes all know who they are.
+async fn settled(size: usize) -> Group {
+    let group = Group::start(size).await;
+    let leader = group.leader().await;
+    until("everybody is heard and knows the others", || {
+        let heard = group.node(leader).steward.group().heard.len();
+        let know = (0..size).all(|number| {
+            let membership = group.node(number).membership();
+            membership.committed && membership.members.len() == size
+        });
+        heard == size && know
+    })
+    .await;
+    group
+}
+
 /// Listens where a stopped node may not have let go yet, or a peer's dialling has the port.
 async fn bind(address: &str) -> TcpListener {
     let by = deadline();
@@ -46,7 +62,7 @@ impl Group {
         stay_learner: bool,
     ) -> (usize, Result<Node<Register>, StartError>) {
         let listener = bind(address.as_deref().unwrap_or("127.0.0.1:0")).await;
-        let via = self.addresses[..2].to_vec();
+        let via = self.addresses.iter().take(2).cloned().collect();
         let number = self.addresses.len();
         self.addresses
             .push(listener.local_addr().unwrap().to_string());
@@ -105,7 +121,7 @@ impl Group {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_joins_gets_the_log_and_then_a_vote() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     group.propose(0, 0..50).await;
     let joined = group.join(false).await;
     group.until_voters(0, &group.ids(&[0, 1, 2, joined])).await;
@@ -123,8 +139,37 @@ async fn a_node_that_joins_gets_the_log_and_then_a_vote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_is_founded_once_and_others_join_it() {
+    let mut group = settled(1).await;
+    group.stop(0).await;
+    let folder = tempfile::tempdir().unwrap();
+    let member = group.config(0).member;
+    let founded = crate::found_alone(folder.path(), member.clone())
+        .await
+        .unwrap();
+    let again = crate::found_alone(folder.path(), member.clone())
+        .await
+        .unwrap_err();
+    assert!(
+        again.to_string().contains(&founded.cluster.to_string()),
+        "{again}"
+    );
+
+    let listener = bind(&group.addresses[0]).await;
+    let config = Config::new(folder.path(), member, Start::Existing);
+    let node = Node::start(config, listener, Register::default(), ()).await;
+    group.nodes[0] = Some(node.unwrap());
+    assert_eq!(group.node(0).cluster_id(), founded.cluster);
+    assert_eq!(group.id(0), founded.node);
+    group.propose(0, 0..3).await;
+    let second = group.join(false).await;
+    group.until_voters(0, &group.ids(&[0, second])).await;
+    assert_eq!(group.caught_up(second).await, [0, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_stays_one_until_it_is_promoted_and_calls_work_on_any_node() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let learner = group.join(true).await;
     let id = group.id(learner);
     group.propose(0, 0..5).await;
@@ -144,7 +189,7 @@ async fn a_learner_stays_one_until_it_is_promoted_and_calls_work_on_any_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_node_says_so_and_does_not_come_back() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let leader = group.leader().await;
     let removed = (leader + 1) % 3;
     let term = group.node(leader).status().progress.term;
@@ -172,7 +217,7 @@ async fn a_removed_node_says_so_and_does_not_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_can_be_removed_and_another_leads() {
-    let group = Group::start(3).await;
+    let group = settled(3).await;
     let leader = group.leader().await;
     let asked = (leader + 1) % 3;
     let remove = MembershipChange::Remove {
@@ -186,7 +231,7 @@ async fn the_leader_can_be_removed_and_another_leads() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_voter_is_replaced_and_a_wiped_one_is_told_what_to_do() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     group.propose(0, 0..10).await;
     let dead = (group.leader().await + 1) % 3;
     let dead_id = group.id(dead);
@@ -219,7 +264,7 @@ async fn a_dead_voter_is_replaced_and_a_wiped_one_is_told_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_moves_is_found_at_its_new_address() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     for number in 0..3 {
         group.stop(number).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -242,7 +287,7 @@ async fn a_node_that_moves_is_found_at_its_new_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_endanger_the_quorum_are_refused() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let leader = group.leader().await;
     let (dead, alive) = ((leader + 1) % 3, (leader + 2) % 3);
     let (dead_id, alive_id) = (group.id(dead), group.id(alive));
@@ -301,7 +346,7 @@ async fn changes_that_endanger_the_quorum_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_the_leader_cannot_reach_is_refused() {
-    let group = Group::start(3).await;
+    let group = settled(3).await;
     let node = group.id(1);
     let mut member = group.node(0).membership().members[&node].clone();
     // Somebody answers there, and it is another node.
@@ -320,7 +365,7 @@ async fn an_address_that_the_leader_cannot_reach_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_change_blocks_others_until_a_call_finishes_it() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let learner = group.join(true).await;
     group.caught_up(learner).await;
     let leader = group.leader().await;
@@ -353,7 +398,7 @@ async fn an_interrupted_change_blocks_others_until_a_call_finishes_it() {
         .change(learner, MembershipChange::Finish)
         .await
         .unwrap();
-    assert_eq!(finished.voters, [goal.clone()]);
+    assert_eq!(finished.voters.as_slice(), std::slice::from_ref(&goal));
     assert!(!finished.contains(group.id(2)), "the old voter is gone");
     let again = group.change(0, MembershipChange::Finish).await.unwrap();
     assert_eq!(again, finished, "a repeat changes nothing");
@@ -361,7 +406,7 @@ async fn an_interrupted_change_blocks_others_until_a_call_finishes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leadership_is_transferred_to_whom_it_should_go() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let learner = group.join(true).await;
     let leader = group.leader().await;
     let to = group.id((leader + 1) % 3);
@@ -385,7 +430,7 @@ async fn the_leadership_is_transferred_to_whom_it_should_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leadership_is_not_handed_to_a_dead_voter() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let leader = group.leader().await;
     let dead = (leader + 1) % 3;
     let node = group.id(dead);
@@ -405,7 +450,7 @@ async fn the_leadership_is_not_handed_to_a_dead_voter() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stops_hands_over_first() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     group.propose(0, 0..3).await;
     let leader = group.leader().await;
     let term = group.node(leader).status().progress.term;
@@ -419,7 +464,7 @@ async fn a_leader_that_stops_hands_over_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_quorum_stops_naming_itself_and_changes_nothing() {
-    let mut group = Group::start(3).await;
+    let mut group = settled(3).await;
     let leader = group.leader().await;
     group.stop((leader + 1) % 3).await;
     // Its successor may be the one that goes next.

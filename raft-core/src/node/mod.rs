@@ -33,7 +33,7 @@ use crate::config::{Config, Start};
 use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
 use crate::identity::DataDirectory;
-use crate::joining::{HOW_TO_COME_BACK, check_join};
+use crate::joining::{HOW_TO_COME_BACK, others_to_join};
 use crate::log::LogStore;
 use crate::machine::{Priority, Stamper, StateMachine};
 use crate::runtime::{InstantOf, Runtime, Tokio};
@@ -523,9 +523,9 @@ async fn found(
                 }
             }
             Start::Join(via) => {
-                check_join(via, founding.own_address())?;
+                let others = others_to_join(via, founding.own_address())?;
                 tokio::select! {
-                    joined = founding.join(via, config.stay_learner) => joined?,
+                    joined = founding.join(&others, config.stay_learner) => joined?,
                     () = serve_bootstrap(acceptor, founding.node(), founding.clone()) => {}
                 }
             }

@@ -139,7 +139,7 @@ impl<M: StateMachine> Steward<M> {
             (known.map(|position| others.remove(position)), others)
         };
         let target = match leader {
-            Some(leader) if turn % 2 == 0 || others.is_empty() => Some(leader),
+            Some(leader) if turn.is_multiple_of(2) || others.is_empty() => Some(leader),
             _ if others.is_empty() => None,
             _ => Some(others.swap_remove(turn / 2 % others.len())),
         };
