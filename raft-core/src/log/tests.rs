@@ -94,7 +94,10 @@ async fn a_log_that_lost_synced_entries_is_refused_by_name() {
         error.contains("entries 40 to 49 were synced and are gone"),
         "{error}"
     );
-    assert!(error.contains("to join again with an empty data directory"));
+    assert!(
+        error.contains("an empty data directory and --join"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -79,10 +79,18 @@ impl Group {
     async fn restart_existing(&mut self, number: usize) {
         let mut config = self.config(number);
         config.start = Start::Existing;
-        let listener = bind(&self.addresses[number]).await;
-        let started = Node::start(config, listener, Register::default(), ());
-        let node = timeout(LONG, started).await.unwrap().unwrap();
-        self.nodes[number] = Some(node);
+        let by = deadline();
+        loop {
+            let listener = bind(&self.addresses[number]).await;
+            let started = Node::start(config.clone(), listener, Register::default(), ());
+            match timeout(LONG, started).await.unwrap() {
+                Ok(node) => break self.nodes[number] = Some(node),
+                // The tasks of the stopped node end when they next run.
+                Err(StartError::InUse(_)) => assert!(Instant::now() < by, "still in use"),
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn id(&self, number: usize) -> NodeId {
