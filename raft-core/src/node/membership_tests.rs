@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use tokio::time::timeout;
+
 use super::super::*;
 use super::{Group, LONG, deadline};
 use crate::membership::{

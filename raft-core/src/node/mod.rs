@@ -654,9 +654,13 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
                 permit: self.permit.clone(),
             },
         );
-        let refused = match TypeConfig::<R>::timeout_at(self.deadline, forward).await {
-            Ok(Some(refused)) => refused,
-            Ok(None) | Err(_) => return Attempt::NeverEntered,
+        // Not the runtime's `timeout_at`: rustc cannot prove that what comes of it is `Send`.
+        let refused = tokio::select! {
+            refused = forward => refused,
+            () = TypeConfig::<R>::sleep_until(self.deadline) => None,
+        };
+        let Some(refused) = refused else {
+            return Attempt::NeverEntered;
         };
         self.watch_outcome(term, async {
             match refused.await {
