@@ -102,6 +102,10 @@ pub struct ServeArgs {
     #[arg(long, env = "PALISADE_SNAPSHOT_AFTER_ENTRIES", value_name = "N")]
     pub snapshot_after_entries: Option<u64>,
 
+    /// Also take a snapshot after this many bytes of log entries [default: 268435456]
+    #[arg(long, env = "PALISADE_SNAPSHOT_AFTER_BYTES", value_name = "BYTES")]
+    pub snapshot_after_bytes: Option<u64>,
+
     /// Entries to keep in the log behind a snapshot [default: 10000]
     #[arg(long, env = "PALISADE_KEEP_ENTRIES", value_name = "N")]
     pub keep_entries: Option<u64>,
@@ -170,6 +174,8 @@ pub struct ServeConfig {
     pub alone: bool,
     /// See `raft_core::Config`; `None` for its default.
     pub snapshot_after_entries: Option<u64>,
+    /// See `raft_core::Config`; `None` for its default.
+    pub snapshot_after_bytes: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
     pub keep_entries: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
@@ -276,6 +282,7 @@ impl ServeArgs {
             peer_security,
             alone: self.alone,
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
+            snapshot_after_bytes: self.snapshot_after_bytes.or(file.snapshot_after_bytes),
             keep_entries: self.keep_entries.or(file.keep_entries),
             max_in_flight_proposals: self
                 .max_in_flight_proposals

@@ -202,6 +202,9 @@ async fn start_node(
     if let Some(entries) = config.snapshot_after_entries {
         raft.snapshot_after_entries = entries;
     }
+    if let Some(bytes) = config.snapshot_after_bytes {
+        raft.snapshot_after_bytes = bytes;
+    }
     if let Some(entries) = config.keep_entries {
         raft.keep_entries = entries;
     }

@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::log::LogStore;
 use crate::machine::{EntryContext, SnapshotWriter, StateMachine};
 use crate::node::pending::Pending;
+use crate::node::retention::AppliedBytes;
 use crate::runtime::{InstantOf, Runtime, Tokio};
 use crate::snapshot::{PartialSnapshot, SnapshotFile, SnapshotStore};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -80,6 +81,7 @@ pub(crate) struct Applier<M: StateMachine, R: Runtime = Tokio> {
     log: Option<Arc<dyn SyncLog>>,
     /// What counts as a stall: see [`Config::rebase_after`](crate::Config::rebase_after).
     stall_after: Duration,
+    applied_bytes: AppliedBytes,
 }
 
 impl<M: StateMachine, R: Runtime> Applier<M, R> {
@@ -115,7 +117,13 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
             snapshots,
             log: log.map(|log| Arc::new(log) as Arc<dyn SyncLog>),
             stall_after,
+            applied_bytes: AppliedBytes::default(),
         })
+    }
+
+    /// Counts what is applied between snapshots.
+    pub fn applied_bytes(&self) -> AppliedBytes {
+        self.applied_bytes.clone()
     }
 
     /// The machine, for reads.
@@ -219,6 +227,7 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
                         .apply(context, command)
                         .map_err(io::Error::other)?;
                     answer = Some((proposal.id, response));
+                    self.applied_bytes.add(proposal.command.len());
                 }
             }
             if let Some((id, response)) = answer {
@@ -237,6 +246,7 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder<R> {
+        self.applied_bytes.reset();
         // Frozen here, in line with `apply`, so that the data is exactly as old as the metadata.
         Builder {
             writer: Mutex::new(Some(self.machine.read().freeze())),
@@ -275,7 +285,14 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
             let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
             R::blocking(move || snapshots.adopt(partial, &meta)).await?;
         }
-        *self.machine.write() = restored;
+        let replaced = std::mem::replace(&mut *self.machine.write(), restored);
+        // A large state takes its time to go.
+        R::blocking(move || {
+            drop(replaced);
+            Ok(())
+        })
+        .await?;
+        self.applied_bytes.reset();
         self.membership = meta.last_membership.clone();
         // Entries that this node proposed may be inside the snapshot: their answers are lost here.
         self.pending.lose_sight();
@@ -285,9 +302,9 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let snapshots = self.snapshots.clone();
-        let newest = R::blocking(move || snapshots.newest()).await?;
-        Ok(newest.map(|(meta, file)| Snapshot {
+        // Applying waits for this: a file is checked when it is made, received or found at start, and
+        // by whoever gets it, not here.
+        Ok(self.snapshots.current().map(|(meta, file)| Snapshot {
             meta,
             snapshot: SnapshotData::Whole(file),
         }))

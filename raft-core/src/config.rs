@@ -40,6 +40,9 @@ pub struct Config {
     pub election_timeout: (Duration, Duration),
     /// A snapshot is taken once this many entries have been applied since the last. Default 50,000.
     pub snapshot_after_entries: u64,
+    /// A snapshot is also taken once the commands applied since the last are this many bytes, looked
+    /// at once a second. Default 256 MiB.
+    pub snapshot_after_bytes: u64,
     /// Entries kept in the log behind a snapshot, for followers that lag a little. Default 10,000.
     pub keep_entries: u64,
     /// After this long without a commit the [`Stamper`](crate::Stamper) is told to start again, so
@@ -76,6 +79,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(50),
             election_timeout: (Duration::from_millis(200), Duration::from_millis(400)),
             snapshot_after_entries: 50_000,
+            snapshot_after_bytes: 256 << 20,
             keep_entries: 10_000,
             rebase_after: Duration::from_secs(1),
             sync: SyncPolicy::Always,
@@ -105,11 +109,10 @@ impl Config {
             // A restarted leader stands for election: its state machine may lag what it had applied.
             enable_leader_restore: Some(false),
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_after_entries),
-            max_in_snapshot_log_to_keep: self.keep_entries,
+            // `node::retention` purges, and knows of snapshots on their way.
+            max_in_snapshot_log_to_keep: u64::MAX,
             // Followers sync at the same time as the leader, not after its next round of the loop.
             broadcast_submitted_on_append: Some(true),
-            // Purging in batches keeps range deletions rare.
-            purge_batch_size: 1024,
             // A follower that lags more gets a snapshot only when its entries are gone.
             replication_lag_threshold: u64::MAX,
             max_payload_entries: 4096,

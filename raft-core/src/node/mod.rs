@@ -8,6 +8,9 @@ pub(crate) mod pending;
 mod plan;
 pub(crate) mod proposer;
 mod reads;
+pub(crate) mod retention;
+#[cfg(test)]
+mod snapshot_tests;
 mod standing;
 pub(crate) mod status;
 mod steward;
@@ -39,8 +42,8 @@ use crate::machine::{Priority, Stamper, StateMachine};
 use crate::runtime::{InstantOf, Runtime, Tokio};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
-    Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, Whereabouts,
-    serve_bootstrap, serve_peers,
+    Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, Transfers,
+    Whereabouts, serve_bootstrap, serve_peers,
 };
 use crate::types::{ClusterId, NodeId, ProposalId, TypeConfig};
 use admission::{Admission, Permit};
@@ -49,6 +52,7 @@ use links::{Forward, Forwarded, Links, Refusal};
 use pending::{Outcome, Pending};
 use proposer::{Proposer, Sealing};
 use reads::{Ask, Reader};
+use retention::Retention;
 use standing::Standing;
 use status::MetricsReceiver;
 pub use status::{MemberStatus, NodeProgress, Role, Status, StatusWatch};
@@ -160,6 +164,7 @@ impl<M: StateMachine> Node<M> {
             .await?
         };
         let (machine, applied) = (applier.machine(), applier.watch_applied());
+        let (applied_bytes, transfers) = (applier.applied_bytes(), Transfers::default());
         let raft_config = config
             .to_openraft(&identity.cluster.to_string())
             .map_err(StartError::Configuration)?;
@@ -171,6 +176,7 @@ impl<M: StateMachine> Node<M> {
             NetworkFactory {
                 dialer: dialer.clone(),
                 whereabouts: whereabouts.clone(),
+                transfers: transfers.clone(),
             },
             log.clone(),
             applier,
@@ -197,6 +203,14 @@ impl<M: StateMachine> Node<M> {
             stalls: 0,
         };
         tasks.spawn(proposer.run());
+        let retention = Retention {
+            raft: raft.clone(),
+            applied_bytes,
+            transfers,
+            snapshot_after_bytes: config.snapshot_after_bytes,
+            keep_entries: config.keep_entries,
+        };
+        tasks.spawn(retention.run());
         let reader = Reader {
             raft: raft.clone(),
             links: links.clone(),
@@ -460,8 +474,8 @@ impl<M: StateMachine> Node<M> {
         read(&self.machine.read())
     }
 
-    /// Takes a snapshot now, and purges the log behind it as configured. Returns when it is asked
-    /// for, not when it is done.
+    /// Takes a snapshot now, behind which the log is purged as configured, within about a second.
+    /// Returns when it is asked for, not when it is done.
     ///
     /// # Errors
     /// When the node has stopped.

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::codec;
 use crate::directory;
 use crate::types::SnapshotMeta;
@@ -22,6 +24,9 @@ const TRAILER_BYTES: u64 = 12;
 const MAX_HEADER_BYTES: usize = 1 << 20;
 const SUFFIX: &str = "snapshot";
 const PARTIAL_SUFFIX: &str = "partial";
+/// A file is synced this often while it grows. Synced at its end alone, it would have the disk to
+/// itself for seconds, and the log's syncs would wait.
+const SYNC_BYTES: u64 = 8 << 20;
 
 /// A whole snapshot file. The open file outlives a newer snapshot that takes its place.
 #[derive(Clone, Debug)]
@@ -35,6 +40,7 @@ pub(crate) struct SnapshotFile {
 pub(crate) struct SnapshotStore {
     folder: PathBuf,
     partials: Arc<AtomicU64>,
+    current: Arc<Mutex<Option<(SnapshotMeta, SnapshotFile)>>>,
 }
 
 /// A snapshot file being received: removed when dropped before [`SnapshotStore::adopt`].
@@ -42,6 +48,7 @@ pub(crate) struct SnapshotStore {
 pub(crate) struct PartialSnapshot {
     path: PathBuf,
     file: File,
+    unsynced: u64,
 }
 
 fn invalid(path: &Path, why: impl std::fmt::Display) -> io::Error {
@@ -67,6 +74,7 @@ impl SnapshotStore {
         Ok(Self {
             folder: folder.to_owned(),
             partials: Arc::default(),
+            current: Arc::default(),
         })
     }
 
@@ -80,8 +88,14 @@ impl SnapshotStore {
             return Ok(None);
         };
         let snapshot = SnapshotFile::open(&path)?;
-        let meta = snapshot.verify()?;
-        Ok(Some((meta, snapshot)))
+        let found = (snapshot.verify()?, snapshot);
+        *self.current.lock() = Some(found.clone());
+        Ok(Some(found))
+    }
+
+    /// The newest snapshot that was found or adopted, its checksum not looked at again.
+    pub fn current(&self) -> Option<(SnapshotMeta, SnapshotFile)> {
+        self.current.lock().clone()
     }
 
     /// Snapshot files in order of their log index: names start with it, zero-padded.
@@ -109,7 +123,11 @@ impl SnapshotStore {
             .write(true)
             .create_new(true)
             .open(&path)?;
-        Ok(PartialSnapshot { path, file })
+        Ok(PartialSnapshot {
+            path,
+            file,
+            unsynced: 0,
+        })
     }
 
     /// Whether `file` is one of this folder, whole and named.
@@ -120,7 +138,7 @@ impl SnapshotStore {
     /// Copies a whole file of another folder. Blocking.
     pub fn copy(&self, source: &SnapshotFile) -> io::Result<PartialSnapshot> {
         let mut partial = self.begin()?;
-        io::copy(&mut source.reader(0)?, &mut partial.file)?;
+        io::copy(&mut source.reader(0)?, &mut partial)?;
         Ok(partial)
     }
 
@@ -130,9 +148,9 @@ impl SnapshotStore {
         meta: &SnapshotMeta,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<PartialSnapshot> {
-        let partial = self.begin()?;
+        let mut partial = self.begin()?;
         let mut out = Summing {
-            inner: BufWriter::with_capacity(1 << 20, &partial.file),
+            inner: BufWriter::with_capacity(1 << 20, &mut partial),
             checksum: crc32fast::Hasher::new(),
             bytes: 0,
         };
@@ -164,19 +182,35 @@ impl SnapshotStore {
         let path = self.folder.join(format!("{index:020}-{term}.{SUFFIX}"));
         fs::rename(&partial.path, &path)?;
         directory::sync(&self.folder)?;
-        for older in self.files()? {
+        let adopted = SnapshotFile::open(&path)?;
+        let files = self.files()?;
+        {
+            let mut current = self.current.lock();
+            let newer = |(current, _): &(SnapshotMeta, _)| current.last_log_id > meta.last_log_id;
+            // One that was received meanwhile may be newer than one that took long to build.
+            if !current.as_ref().is_some_and(newer) {
+                *current = Some((meta.clone(), adopted.clone()));
+            }
+        }
+        for older in files {
             if older < path {
                 fs::remove_file(older)?;
             }
         }
-        SnapshotFile::open(&path)
+        Ok(adopted)
     }
 }
 
 impl PartialSnapshot {
     /// Appends received bytes. Blocking.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        self.file.write_all(bytes)?;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(())
     }
 
     /// Checks that it is whole and returns its metadata. Blocking.
@@ -194,6 +228,17 @@ impl PartialSnapshot {
             path: self.path.clone(),
             file: Arc::new(self.file.try_clone()?),
         })
+    }
+}
+
+impl Write for PartialSnapshot {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.append(buffer)?;
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod transfers;
 
 pub(crate) use channel::Channel;
 pub(crate) use connection::{CallError, Dialer, PeerLink};
@@ -24,3 +25,4 @@ pub(crate) use network::{NetworkFactory, Whereabouts};
 pub(crate) use server::{
     Acceptor, AppendResults, FoundingHandler, Handler, Identity, serve_bootstrap, serve_peers,
 };
+pub(crate) use transfers::Transfers;

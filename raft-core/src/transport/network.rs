@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connection::{Answer, CallError, Connection, Dialer};
 use super::messages::{Reply, Request};
+use super::transfers::Transfers;
 use crate::apply::SnapshotData;
+use crate::snapshot::SnapshotFile;
 use crate::types::{Member, NodeId, TypeConfig, Vote};
 
 /// The longest that a peer may owe a reply to an append, a vote or a chunk before the connection is
@@ -49,6 +51,7 @@ pub(crate) struct NetworkFactory {
     pub dialer: Dialer,
     /// Set once raft runs. openraft keeps its networks when an address changes, so each connect asks.
     pub whereabouts: Arc<OnceLock<Box<Whereabouts>>>,
+    pub transfers: Transfers,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -57,6 +60,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Network {
         Network {
             dialer: self.dialer.clone(),
+            transfers: self.transfers.clone(),
             target,
             whereabouts: self.whereabouts.clone(),
             address: node.peer_address.clone(),
@@ -72,6 +76,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 /// One target, one purpose, one connection at a time.
 pub(crate) struct Network {
     dialer: Dialer,
+    transfers: Transfers,
     target: NodeId,
     whereabouts: Arc<OnceLock<Box<Whereabouts>>>,
     /// Where the target was when this network was made.
@@ -318,11 +323,23 @@ impl RaftNetworkV2<TypeConfig> for Network {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let SnapshotData::Whole(file) = snapshot.snapshot else {
+            return Err(network_error("only a snapshot of this node's folder can be sent").into());
+        };
+        let last = snapshot.meta.last_log_id.map_or(0, |last| last.index);
+        let _sending = self.transfers.begin(last);
+        let (peer, transfers) = (self.target, self.transfers.clone());
         let connection = self.connection().await?;
-        tokio::select! {
-            closed = cancel => Err(closed.into()),
-            sent = send_snapshot(&connection, vote, snapshot) => Ok(sent?),
+        tracing::info!(%peer, index = last, "sending a snapshot");
+        let sent = tokio::select! {
+            closed = cancel => return Err(closed.into()),
+            sent = send_snapshot(&connection, vote, file, &transfers) => sent,
+        };
+        match &sent {
+            Ok(_) => tracing::info!(%peer, index = last, "snapshot sent"),
+            Err(error) => tracing::warn!(%peer, index = last, %error, "a snapshot was not sent"),
         }
+        Ok(sent?)
     }
 
     async fn transfer_leader(
@@ -344,11 +361,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
 async fn send_snapshot(
     connection: &Connection,
     vote: Vote,
-    snapshot: Snapshot,
+    file: SnapshotFile,
+    transfers: &Transfers,
 ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
-    let SnapshotData::Whole(file) = snapshot.snapshot else {
-        return Err(network_error("only a snapshot of this node's folder can be sent").into());
-    };
     let total = file.bytes().map_err(network_error)?;
     goes_on(
         connection
@@ -388,7 +403,19 @@ async fn send_snapshot(
         .map_err(rpc_error)?
     {
         Reply::SnapshotInstalled { vote } => Ok(SnapshotResponse::new(vote)),
-        other => Err(unexpected(other)),
+        other => {
+            check_source(file, transfers).await;
+            Err(unexpected(other))
+        }
+    }
+}
+
+/// A damaged file would be sent, and refused, for ever: asks for a new one, of the state in memory.
+async fn check_source(file: SnapshotFile, transfers: &Transfers) {
+    let checked = tokio::task::spawn_blocking(move || file.verify()).await;
+    if let Ok(Err(error)) = checked {
+        tracing::error!("{error}; a new one is taken. Check this node's disk");
+        transfers.found_damage();
     }
 }
 
