@@ -16,6 +16,7 @@ help:
 	@echo 'make run     build, and start a cluster of $(NODES) nodes on this machine, in $(DATA)'
 	@echo 'make test    build, and run every test'
 	@echo 'make check   formatting, lints, licences: what changes nothing and must be clean'
+	@echo 'make bench-snapshot  what a 1 GiB snapshot costs: memory, throughput, and the time of others'
 	@echo 'make fix     repair what formatter and linter can'
 	@echo 'make set-up  install what building needs (done by run, test and check)'
 
@@ -45,6 +46,11 @@ check: set-up
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked --quiet
+
+.PHONY: bench-snapshot
+bench-snapshot: set-up
+	cargo bench --profile release --locked -p lock-model --bench freeze
+	cargo bench --profile release --locked -p raft-core --bench snapshot
 
 .PHONY: fix
 fix: set-up
