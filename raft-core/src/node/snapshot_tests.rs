@@ -9,6 +9,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::*;
 use crate::machine::{EntryContext, MachineError, SnapshotWriter};
