@@ -181,7 +181,7 @@ impl Lagging {
     async fn start(&self, number: usize) -> Node<Heavy> {
         let listener = TcpListener::bind(self.listen[number]).await.unwrap();
         let starting = Node::start(self.config(number), listener, Heavy::default(), ());
-        timeout(LONG, starting).await.unwrap().unwrap()
+        timeout(LONG, Box::pin(starting)).await.unwrap().unwrap()
     }
 
     async fn prepare() -> Self {
