@@ -21,6 +21,7 @@ mod certificates;
 mod cluster;
 mod http;
 mod identity;
+mod load;
 pub mod raw;
 mod wait;
 
@@ -30,4 +31,5 @@ pub use certificates::{Authority, NodeCertificate, put};
 pub use cluster::{Cluster, ClusterBuilder, NodeFiles, free_in_a_row};
 pub use http::{Http, Reply};
 pub use identity::{new_secret, secret_id};
+pub use load::{Load, Written};
 pub use wait::{PATIENCE, eventually, within};

@@ -97,6 +97,10 @@ pub struct MemberView {
     /// the answering node does not lead.
     #[serde(default)]
     pub lag_entries: Option<u64>,
+    /// Whether the leader has heard from it within a second; `null` when the answering node does not
+    /// lead.
+    #[serde(default)]
+    pub heard_by_leader: Option<bool>,
     /// What it does.
     #[serde(default)]
     pub role: Option<MemberRole>,

@@ -35,6 +35,7 @@ pub async fn cluster(State(app): State<App>) -> Reply {
             peer_address: member.member.peer_address.clone(),
             reachable: progress.is_some(),
             lag_entries: member.lag_entries,
+            heard_by_leader: member.heard,
             role: progress.as_ref().map(|progress| role(progress.role)),
             term: progress.as_ref().map(|progress| progress.term),
             last_log_index: progress.as_ref().and_then(|own| own.last_log_index),

@@ -15,7 +15,7 @@ pub(crate) type MetricsReceiver<R = Tokio> =
     openraft::type_config::alias::WatchReceiverOf<TypeConfig<R>, Metrics<R>>;
 
 /// After this long without a quorum's answer a leader no longer names itself.
-pub(super) const QUORUM_SILENCE: Duration = Duration::from_secs(1);
+const QUORUM_SILENCE: Duration = Duration::from_secs(1);
 
 /// A node's part in the group. Its encoding is a wire format: append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,8 @@ pub struct MemberStatus {
     /// Entries in the leader's log that this member is not known to have. Known to the leader only,
     /// and only once the member has answered it.
     pub lag_entries: Option<u64>,
+    /// Whether the leader has heard from it within a second. Known to the leader only.
+    pub heard: Option<bool>,
 }
 
 /// A node's view of the group.
@@ -118,6 +120,11 @@ impl Status {
             let matched = (*metrics.replication.as_ref()?.get(node)?)?;
             Some(metrics.last_log_index?.saturating_sub(matched.index))
         };
+        let heard = |node: &NodeId| {
+            let heartbeats = metrics.heartbeat.as_ref()?;
+            let acked = heartbeats.get(node).copied().flatten();
+            Some(*node == metrics.id || acked.is_some_and(|at| at.elapsed() < QUORUM_SILENCE))
+        };
         // A leader that no quorum has answered lately leads nobody; a cluster of one has no quorum
         // beside itself.
         let lost_quorum = metrics.state.is_leader()
@@ -145,6 +152,7 @@ impl Status {
                     member: member.clone(),
                     voter: membership.is_voter(*node),
                     lag_entries: lag_entries(node),
+                    heard: heard(node),
                 })
                 .collect(),
             membership,

@@ -4,14 +4,13 @@
 //! over, in `transfer`. One change or transfer runs at a time, and one that has begun goes on to its
 //! end when its caller gives up.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::{ChangeMembershipRequest, ClientWriteResponse};
-use openraft::{Instant as _, Precondition, Raft};
+use openraft::{Precondition, Raft};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,7 +19,7 @@ use super::admission::Admission;
 use super::pending::Pending;
 use super::plan::Group;
 use super::proposer::Sealing;
-use super::status::{MetricsReceiver, QUORUM_SILENCE, Status};
+use super::status::{MetricsReceiver, Status};
 use crate::apply::Applier;
 use crate::machine::StateMachine;
 use crate::membership::{
@@ -214,16 +213,18 @@ impl<M: StateMachine> Steward<M> {
     fn group_and_log_id(&self) -> (Group, Option<LogId>) {
         let metrics = self.metrics.borrow_watched();
         let me = self.identity.node;
-        let heartbeats = metrics.heartbeat.iter().flatten();
-        let mut heard: BTreeSet<NodeId> = heartbeats
-            .filter(|(_, acked)| acked.is_some_and(|acked| acked.elapsed() < QUORUM_SILENCE))
-            .map(|(node, _)| *node)
+        let status = Status::new(&metrics);
+        let heard = status
+            .members
+            .iter()
+            .filter(|member| member.heard == Some(true))
+            .map(|member| member.node)
+            .chain([me])
             .collect();
-        heard.insert(me);
         let matched = metrics.replication.iter().flatten();
         let group = Group {
             me,
-            membership: Status::new(&metrics).membership,
+            membership: status.membership,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             matched: matched
                 .map(|(node, matched)| (*node, matched.map(|log_id| log_id.index)))

@@ -1,7 +1,7 @@
 //! Hands the leadership over.
 //!
 //! openraft cannot take a transfer back once it is triggered: the old leader proposes nothing more
-//! until somebody else leads. So the successor is checked first, and again right before.
+//! until somebody else leads. So the successor is checked first, by asking it, and again right before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,13 @@ use tokio::time::{Instant, timeout_at};
 use super::Forget;
 use super::pending::Outcome;
 use super::proposer::Sealing;
-use super::steward::Steward;
+use super::steward::{Steward, call, call_for};
 use crate::machine::{Priority, StateMachine};
-use crate::membership::MembershipError;
+use crate::membership::{Administered, Administration, MembershipError};
 use crate::types::NodeId;
 
+/// A successor answers within this, or it is none.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// The command before a transfer commits within this, or there is no transfer.
 const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -43,9 +45,10 @@ impl<M: StateMachine> Steward<M> {
         term: u64,
         deadline: Instant,
     ) -> Result<NodeId, MembershipError> {
-        self.group().successor(to)?;
+        let successor = self.successor(to, deadline).await?;
         self.commit_before(term, deadline).await?;
-        let successor = self.group().successor(to)?;
+        // Nothing of it may have changed meanwhile.
+        self.group().successor(Some(successor))?;
         tracing::info!(%successor, "handing the leadership over");
         self.raft
             .trigger()
@@ -53,6 +56,28 @@ impl<M: StateMachine> Steward<M> {
             .await
             .map_err(|fatal| MembershipError::Raft(fatal.to_string()))?;
         self.leader_after(term, deadline).await
+    }
+
+    /// Whom to hand over to: a voter that qualifies and answers right now. Silence is noticed only
+    /// after a while, and one that has just died must not be chosen.
+    async fn successor(
+        &self,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<NodeId, MembershipError> {
+        let mut group = self.group();
+        loop {
+            let node = group.successor(to)?;
+            let address = group.membership.members.get(&node);
+            let address = address.map_or("", |member| &member.peer_address);
+            let deadline = deadline.min(Instant::now() + ANSWER_TIMEOUT);
+            let asked = call_for(Administration::Committed, deadline, false);
+            match call(&self.dialer, address, Some(node), asked).await {
+                Administered::Membership(_) => return Ok(node),
+                _ if to.is_some() => return Err(MembershipError::Silent { node }),
+                _ => group.heard.remove(&node),
+            };
+        }
     }
 
     /// Commits what the machine wants committed before its leader goes.

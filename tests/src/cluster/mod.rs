@@ -12,10 +12,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::binaries::palisaded;
 use crate::http::Http;
 use crate::wait::{eventually, within};
 pub use node::NodeFiles;
-use node::{Ending, Node};
+use node::{Ending, Node, Origin};
 pub use ports::free_in_a_row;
 
 /// Starts of a whole cluster before a test gives up on free ports.
@@ -41,6 +42,7 @@ pub struct ClusterBuilder {
 pub struct Cluster {
     nodes: Vec<Node>,
     folder: TempDir,
+    builder: ClusterBuilder,
 }
 
 impl ClusterBuilder {
@@ -107,31 +109,65 @@ impl ClusterBuilder {
         let (http, peer) = ports.split_at(self.nodes);
         let address = |port: &u16| SocketAddr::from(([127, 0, 0, 1], *port));
         let peers: Vec<String> = peer.iter().map(|port| address(port).to_string()).collect();
+        let origin = Origin::InitialPeers(peers.join(","));
         let nodes = (0..self.nodes).map(|number| {
-            let name = format!("n{}", number + 1);
-            let files = NodeFiles {
-                number,
-                data: folder.path().join(&name),
-                log: folder.path().join(format!("{name}.log")),
-            };
-            let mut arguments = self.arguments.clone();
-            if self.checks_invariants {
-                arguments.push("--check-invariants".to_owned());
-            }
-            Node::new(
-                name,
-                address(&http[number]),
-                address(&peer[number]),
-                peers.join(","),
-                arguments,
-                files,
-                self.customise.clone(),
-            )
+            let (http, peer) = (address(&http[number]), address(&peer[number]));
+            self.node(folder.path(), number, http, peer, origin.clone())
         });
         Cluster {
             nodes: nodes.collect(),
             folder,
+            builder: self.clone(),
         }
+    }
+
+    fn node(
+        &self,
+        folder: &Path,
+        number: usize,
+        http: SocketAddr,
+        peer: SocketAddr,
+        origin: Origin,
+    ) -> Node {
+        let name = format!("n{}", number + 1);
+        let files = NodeFiles {
+            number,
+            data: folder.join(&name),
+            log: folder.join(format!("{name}.log")),
+        };
+        let mut arguments = self.arguments.clone();
+        if self.checks_invariants {
+            arguments.push("--check-invariants".to_owned());
+        }
+        let customise = self.customise.clone();
+        Node::new(name, http, peer, origin, arguments, files, customise)
+    }
+
+    /// Founds a cluster of one with `palisaded init` and starts its node.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn init(self) -> Cluster {
+        assert_eq!(self.nodes, 1, "init founds a cluster of one");
+        for _ in 0..START_ATTEMPTS {
+            let mut cluster = self.prepare();
+            cluster.nodes[0].set_origin(Origin::Existing);
+            let mut init = palisaded();
+            let node = &cluster.nodes[0];
+            init.args(["init", "--name", node.name(), "--data-dir"])
+                .arg(&node.files().data)
+                .args(["--listen-http", &node.http_address().to_string()])
+                .args(["--listen-peer", &node.peer_address().to_string()]);
+            let output = init.output().expect("palisaded starts");
+            assert!(output.status.success(), "{output:?}");
+            cluster.nodes[0].start();
+            if cluster.all_listen().await {
+                cluster.wait_ready().await;
+                return cluster;
+            }
+            cluster.discard();
+        }
+        panic!("no free ports in {START_ATTEMPTS} attempts");
     }
 }
 
@@ -149,6 +185,58 @@ impl Cluster {
     /// Three nodes with default settings, ready.
     pub async fn start() -> Self {
         Self::builder(3).start().await
+    }
+
+    /// Starts one more node, which joins through all that there are, with these further arguments.
+    /// Returns its number at once. When a port is taken the node ends, and the test with it.
+    ///
+    /// # Panics
+    /// When there are no free ports.
+    pub fn join<S: AsRef<str>>(&mut self, arguments: &[S]) -> usize {
+        let number = self.nodes.len();
+        let [http, peer] = free_addresses();
+        self.join_at(http, peer, arguments);
+        number
+    }
+
+    /// [`Cluster::join`] at addresses of the caller's choice.
+    ///
+    /// # Panics
+    /// When the node cannot be started.
+    pub fn join_at<S: AsRef<str>>(&mut self, http: SocketAddr, peer: SocketAddr, arguments: &[S]) {
+        let number = self.nodes.len();
+        let peers: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| node.peer_address().to_string())
+            .collect();
+        let further = arguments
+            .iter()
+            .map(|argument| argument.as_ref().to_owned());
+        let builder = self.builder.clone().arguments(further);
+        let origin = Origin::Join(peers.join(","));
+        let mut node = builder.node(self.folder.path(), number, http, peer, origin);
+        node.start();
+        self.nodes.push(node);
+    }
+
+    /// Gives a node that does not run other addresses, for its next start.
+    ///
+    /// # Panics
+    /// When it runs, or there are no free ports.
+    pub fn relocate(&mut self, node: usize) {
+        let [http, peer] = free_addresses();
+        self.nodes[node].move_to(http, peer);
+    }
+
+    /// The node's id, by its own account.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn node_id(&self, node: usize) -> String {
+        let view = self.http(node).get("/v1/cluster").await.expect(200);
+        let id = view["answered_by"].as_str();
+        id.expect("a node id").to_owned()
     }
 
     /// How many nodes it has, running or not.
@@ -398,6 +486,11 @@ impl Cluster {
         }
         self.nodes.clear();
     }
+}
+
+fn free_addresses() -> [SocketAddr; 2] {
+    let ports = ports::free(2);
+    [ports[0], ports[1]].map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 impl Drop for Cluster {

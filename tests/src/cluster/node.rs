@@ -34,12 +34,24 @@ pub enum Ending {
     ByItself(ExitStatus),
 }
 
+/// How a node comes into its cluster. In its environment and not a flag, so that `customise` can
+/// change it.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// It founds the cluster with these.
+    InitialPeers(String),
+    /// It joins through these.
+    Join(String),
+    /// Its data directory knows.
+    Existing,
+}
+
 /// One node, running or not.
 pub struct Node {
     name: String,
     http: SocketAddr,
     peer: SocketAddr,
-    initial_peers: String,
+    origin: Origin,
     arguments: Vec<String>,
     files: NodeFiles,
     customise: Option<Customise>,
@@ -54,7 +66,7 @@ impl Node {
         name: String,
         http: SocketAddr,
         peer: SocketAddr,
-        initial_peers: String,
+        origin: Origin,
         arguments: Vec<String>,
         files: NodeFiles,
         customise: Option<Customise>,
@@ -64,7 +76,7 @@ impl Node {
             name,
             http,
             peer,
-            initial_peers,
+            origin,
             arguments,
             files,
             customise,
@@ -123,12 +135,15 @@ impl Node {
             .args(["--listen-http", &self.http.to_string()])
             .args(["--listen-peer", &self.peer.to_string()])
             .arg("--stop-with-stdin")
-            // Not a flag, so that `customise` can give a node another list.
-            .env("PALISADE_INITIAL_PEERS", &self.initial_peers)
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log);
+        match &self.origin {
+            Origin::InitialPeers(peers) => command.env("PALISADE_INITIAL_PEERS", peers),
+            Origin::Join(peers) => command.env("PALISADE_JOIN", peers),
+            Origin::Existing => &mut command,
+        };
         if let Some(customise) = &self.customise {
             customise(&self.files, &mut command);
         }
@@ -139,6 +154,18 @@ impl Node {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let process = self.command().spawn().expect("palisaded starts");
         self.process = Some(process);
+    }
+
+    pub fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+    }
+
+    /// From the next start on it is elsewhere.
+    pub fn move_to(&mut self, http: SocketAddr, peer: SocketAddr) {
+        assert!(self.process.is_none(), "stop {} before it moves", self.name);
+        self.client = Http::new(format!("http://{http}"));
+        (self.http, self.peer) = (http, peer);
+        self.origin = Origin::Existing;
     }
 
     pub fn is_running(&self) -> bool {
