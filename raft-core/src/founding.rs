@@ -85,6 +85,11 @@ impl FoundingState {
             .is_some_and(|first| first.node == self.me.node)
     }
 
+    /// Gives the data directory up to whoever opens it next.
+    pub fn leave_directory(&self) {
+        self.directory.lock().leave();
+    }
+
     /// How this node came into a cluster that was there before it; `None` for a founding member.
     pub fn joined(&self) -> Option<Joined> {
         self.directory.lock().joined().cloned()

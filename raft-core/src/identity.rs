@@ -69,8 +69,8 @@ pub(crate) struct DataDirectory {
     log_made: bool,
     joined: Option<Joined>,
     removed: bool,
-    /// Held for the life of the process.
-    _lock: File,
+    /// Held until the directory is left.
+    lock: Option<File>,
 }
 
 impl DataDirectory {
@@ -115,7 +115,7 @@ impl DataDirectory {
                 log_made: identity.log_made,
                 joined: identity.joined,
                 removed: identity.removed,
-                _lock: lock,
+                lock: Some(lock),
             });
         }
         if path.join(LOG).exists() {
@@ -134,10 +134,15 @@ impl DataDirectory {
             log_made: false,
             joined: None,
             removed: false,
-            _lock: lock,
+            lock: Some(lock),
         };
         directory.store().map_err(context)?;
         Ok(directory)
+    }
+
+    /// Gives the directory up; nothing is written to it from here any more.
+    pub fn leave(&mut self) {
+        self.lock = None;
     }
 
     pub fn node(&self) -> NodeId {
@@ -194,6 +199,9 @@ impl DataDirectory {
     }
 
     fn store(&self) -> io::Result<()> {
+        if self.lock.is_none() {
+            return Err(io::Error::other("the node has left its data directory"));
+        }
         let contents = IdentityFile {
             format: FORMAT,
             node_id: self.node.to_string(),

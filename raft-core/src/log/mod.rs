@@ -19,6 +19,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use openraft::entry::RaftEntry;
@@ -35,6 +36,8 @@ use writer::{Job, Writer};
 
 /// A read for replication returns at most about this many bytes; frames are bounded.
 const MAX_READ_BYTES: usize = 1 << 20;
+/// How often a closed log looks whether others still hold it.
+const RELEASE_CHECK: Duration = Duration::from_millis(2);
 
 /// What can be known of the log without touching RocksDB.
 #[derive(Default)]
@@ -100,6 +103,15 @@ impl LogStore {
         let (done, wait) = oneshot::channel();
         self.writer.send(Job::Close { done }).await?;
         settled(wait).await
+    }
+
+    /// Waits, after [`LogStore::close`], until nobody but the caller has a handle on the log, or until
+    /// `limit`. RocksDB closes with the last one.
+    pub async fn released(&self, limit: Duration) {
+        let begun = Instant::now();
+        while Arc::strong_count(&self.shared) > 1 && begun.elapsed() < limit {
+            tokio::time::sleep(RELEASE_CHECK).await;
+        }
     }
 
     /// The last vote known, for the identity checks at start.

@@ -65,6 +65,8 @@ const READ_QUEUE: usize = 4096;
 const FAILURE_CHECK: Duration = Duration::from_millis(100);
 /// A leader that stops has this long to hand its leadership over.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What raft still does with the log of a stopped node ends within this.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a refused proposal is tried again, growing up to the second value.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
@@ -92,8 +94,9 @@ pub struct Node<M: StateMachine> {
     identity: Identity,
     steward: Arc<Steward<M>>,
     standing: watch::Receiver<standing::State>,
+    founding: SharedFounding,
     /// Aborted when dropped.
-    _tasks: JoinSet<()>,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
 impl<M: StateMachine> Node<M> {
@@ -258,7 +261,8 @@ impl<M: StateMachine> Node<M> {
             identity,
             steward,
             standing: standing_now,
-            _tasks: tasks,
+            founding: founding.clone(),
+            tasks: tasks.into(),
         };
         node.initialise(&founding, &agreed).await?;
         node.wait_until_member().await?;
@@ -488,7 +492,8 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Stops: a leader first hands its leadership over if it can, within a few seconds; then raft
-    /// ends, the log is synced and closed. What is proposed later is refused.
+    /// ends, the log is synced and closed. What is proposed later is refused. Once the node is dropped
+    /// too, its data directory and its address can be used again.
     ///
     /// # Errors
     /// When the last sync fails; everything acknowledged was durable before.
@@ -497,7 +502,12 @@ impl<M: StateMachine> Node<M> {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end cleanly");
         }
-        self.log.close().await
+        // They hold the listener and the data directory.
+        self.tasks.lock().await.shutdown().await;
+        let closed = self.log.close().await;
+        self.log.released(RELEASE_TIMEOUT).await;
+        self.founding.leave_directory();
+        closed
     }
 }
 
