@@ -24,6 +24,21 @@ pub(crate) trait Runtime: Copy + Default + Debug + Ord + Send + Sync + 'static {
 /// A moment of this runtime's clock.
 pub(crate) type InstantOf<R> = <<R as Runtime>::Async as AsyncRuntime>::Instant;
 
+/// What `future` answers, or `None` at `deadline`.
+///
+/// openraft's own time-outs are types that name the future; inside a future that must be `Send`, the
+/// compiler cannot follow those over a borrowed one.
+pub(crate) async fn before<R: Runtime, F: Future>(
+    deadline: InstantOf<R>,
+    future: F,
+) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = R::Async::sleep_until(deadline) => None,
+    }
+}
+
 /// Production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tokio;

@@ -39,7 +39,7 @@ use crate::identity::DataDirectory;
 use crate::joining::{HOW_TO_COME_BACK, others_to_join};
 use crate::log::LogStore;
 use crate::machine::{Priority, Stamper, StateMachine};
-use crate::runtime::{InstantOf, Runtime, Tokio};
+use crate::runtime::{InstantOf, Runtime, Tokio, before};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
     Acceptor, Channel, Dialer, Founding, Identity, NetworkFactory, Reply, Request, Transfers,
@@ -620,7 +620,7 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
             }
             // A change of leadership ends the pause early.
             let mut metrics = self.node.metrics.clone();
-            let _ = TypeConfig::<R>::timeout(pause, metrics.changed()).await;
+            let _ = before::<R, _>(InstantOf::<R>::now() + pause, metrics.changed()).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
@@ -635,9 +635,9 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
                     return Some((leader, now.current_term));
                 }
             }
-            match TypeConfig::<R>::timeout_at(self.deadline, metrics.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return None,
+            match before::<R, _>(self.deadline, metrics.changed()).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) | None => return None,
             }
         }
     }
@@ -678,13 +678,9 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
                 permit: self.permit.clone(),
             },
         );
-        // Not the runtime's `timeout_at`: rustc cannot prove that what comes of it is `Send`.
-        let refused = tokio::select! {
-            refused = forward => refused,
-            () = TypeConfig::<R>::sleep_until(self.deadline) => None,
-        };
-        let Some(refused) = refused else {
-            return Attempt::NeverEntered;
+        let refused = match before::<R, _>(self.deadline, forward).await {
+            Some(Some(refused)) => refused,
+            Some(None) | None => return Attempt::NeverEntered,
         };
         self.watch_outcome(term, async {
             match refused.await {

@@ -10,14 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
-use openraft::type_config::TypeConfigExt;
 use openraft::{Instant, Raft};
 use tokio::sync::mpsc;
 
 use super::admission::Permit;
 use crate::apply::{AppliedReceiver, Applier};
 use crate::machine::{Stamper, StateMachine};
-use crate::runtime::{Runtime, Tokio};
+use crate::runtime::{InstantOf, Runtime, Tokio, before};
 use crate::types::{Callback, Proposal, ProposalId, TypeConfig};
 
 /// How often a new leader that waits for its first entry checks that it still leads.
@@ -107,7 +106,8 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
                 return false;
             }
             // A time-out only means to look again.
-            let _ = TypeConfig::<R>::timeout(LEADERSHIP_CHECK, self.applied.changed()).await;
+            let check = InstantOf::<R>::now() + LEADERSHIP_CHECK;
+            let _ = before::<R, _>(check, self.applied.changed()).await;
         }
         self.stalls = self.applied.borrow_watched().stalls;
         self.stamper.rebase();
