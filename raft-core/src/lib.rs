@@ -43,6 +43,8 @@ mod memory;
 mod node;
 mod runtime;
 mod security;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 #[cfg(test)]
 mod testing;

@@ -67,6 +67,11 @@ impl<R: Runtime> MemoryLog<R> {
         }
     }
 
+    /// Whether something written waits to be synced.
+    pub fn is_dirty(&self) -> bool {
+        !self.disk.lock().waiting.is_empty()
+    }
+
     /// Makes everything written durable and completes its callbacks.
     ///
     /// # Errors

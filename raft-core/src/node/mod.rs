@@ -618,9 +618,9 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
             if InstantOf::<R>::now() + pause >= self.deadline {
                 return Err(ProposeError::NotProposed);
             }
-            // A change of leadership ends the pause early.
-            let mut metrics = self.node.metrics.clone();
-            let _ = before::<R, _>(InstantOf::<R>::now() + pause, metrics.changed()).await;
+            // Another leader, or another term, ends the pause early.
+            let until = InstantOf::<R>::now() + pause;
+            let _ = before::<R, _>(until, self.passed(leader, term)).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
@@ -638,6 +638,23 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
             match before::<R, _>(self.deadline, metrics.changed()).await {
                 Some(Ok(())) => {}
                 Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// Waits until this node knows of another leader than this one in this term, or of none.
+    async fn passed(&self, leader: NodeId, term: u64) {
+        let mut metrics = self.node.metrics.clone();
+        loop {
+            {
+                let now = metrics.borrow_and_update();
+                if (now.current_leader, now.current_term) != (Some(leader), term) {
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                // Raft has stopped; nobody leads here any more.
+                return std::future::pending().await;
             }
         }
     }
