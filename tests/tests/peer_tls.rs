@@ -11,7 +11,10 @@ use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use tests::{Acquire, Authority, Cluster, NodeCertificate, eventually, holder, put};
+use tests::{
+    Acquire, Authority, Cluster, Http, NodeCertificate, eventually, free_in_a_row, holder,
+    palisaded, put,
+};
 
 const HERE: &str = "IP:127.0.0.1";
 
@@ -209,6 +212,51 @@ async fn a_ca_is_replaced_without_a_restart() {
     tls.restart(node);
     tls.cluster.wait_node_ready(node).await;
     tls.takes_a_lock(node, "after").await;
+}
+
+/// A process of the test's own, killed when the test is over.
+struct Joining(std::process::Child);
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        // It may have ended by itself; the test has seen what it wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_node_joins_over_tls() {
+    let tls = TlsCluster::start().await;
+    let first = free_in_a_row(2);
+    let (http, peer) = (
+        format!("127.0.0.1:{first}"),
+        format!("127.0.0.1:{}", first + 1),
+    );
+    let through: Vec<String> = (0..3)
+        .map(|node| tls.cluster.peer_address(node).to_string())
+        .collect();
+    let folder = tls.cluster.folder();
+    let log = std::fs::File::create(folder.join("n4.log")).unwrap();
+    let mut command = palisaded();
+    command
+        .args(["serve", "--name", "n4", "--stop-with-stdin"])
+        .args(["--listen-http", &http, "--listen-peer", &peer])
+        .args(["--join", &through.join(",")])
+        .arg("--data-dir")
+        .arg(folder.join("n4"))
+        .args(tls.ca.issue("n4", HERE).arguments())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log);
+    let _process = Joining(command.spawn().unwrap());
+    let http = Http::new(format!("http://{http}"));
+    eventually("the node has joined and is ready", async || {
+        let reply = http.try_get("/readyz").await;
+        reply.ok().filter(|reply| reply.status == 200)
+    })
+    .await;
+    Acquire::new("through the newcomer").granted(&http).await;
 }
 
 /// Runs `serve` until it ends, which it must at once, and returns its status and what it said.
