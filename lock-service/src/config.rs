@@ -9,7 +9,7 @@ use lock_api::{DEFAULT_HTTP_PORT, DEFAULT_PEER_PORT};
 use raft_core::{MutualTls, PeerSecurity, Pem};
 use serde::Deserialize;
 
-const DEFAULT_DATA_DIR: &str = "./palisade-data";
+pub(crate) const DEFAULT_DATA_DIR: &str = "./palisade-data";
 
 /// Flags of `palisaded serve`. The same names, with underscores, are keys of the TOML file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]

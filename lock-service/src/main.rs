@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
+use lock_service::offline::{self, OfflineArgs, Verdict};
 use lock_service::server::{self, Listeners};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -36,11 +37,31 @@ enum Command {
     Init(Box<ServeArgs>),
     /// Run a cluster on this machine, for trying things out
     Dev(DevArgs),
+    /// Show what a stopped node's data directory holds; changes nothing
+    Inspect(OfflineArgs),
+    /// Check everything in a stopped node's data directory; changes nothing. Exit status 0: sound,
+    /// 1: damaged, 2: could not be checked
+    Verify(OfflineArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     init_logging();
+    match cli.command {
+        Command::Serve(args) => run(serve(*args)),
+        Command::Init(args) => run(init(*args)),
+        Command::Dev(args) => run(async {
+            match dev::run(args, terminated()).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(FAILED, &error),
+            }
+        }),
+        Command::Inspect(args) => look(offline::inspect, &args),
+        Command::Verify(args) => look(offline::verify, &args),
+    }
+}
+
+fn run(work: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
         .enable_all()
@@ -49,16 +70,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),
     };
-    let status = runtime.block_on(async {
-        match cli.command {
-            Command::Serve(args) => serve(*args).await,
-            Command::Init(args) => init(*args).await,
-            Command::Dev(args) => match dev::run(args, terminated()).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(FAILED, &error),
-            },
-        }
-    });
+    let status = runtime.block_on(work);
     // RocksDB has to be closed before the process runs its destructors, so every task ends first.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     status
@@ -68,6 +80,16 @@ fn main() -> ExitCode {
 /// on the way of each request. Measured in docs/decisions/0007.
 fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
+fn look(
+    how: fn(&OfflineArgs, &mut dyn std::io::Write) -> std::io::Result<Verdict>,
+    args: &OfflineArgs,
+) -> ExitCode {
+    match how(args, &mut std::io::stdout().lock()) {
+        Ok(verdict) => ExitCode::from(verdict as u8),
+        Err(error) => fail(FAILED, &error),
+    }
 }
 
 async fn serve(args: ServeArgs) -> ExitCode {

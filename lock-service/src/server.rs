@@ -130,7 +130,10 @@ pub async fn run(
         if failure.is_none() {
             drain(http).await?;
         }
-        stop_node(&node).await?;
+        match (stop_node(&node).await, &failure) {
+            (Err(error), Some(_)) => tracing::debug!(%error, "a failed node does not stop cleanly"),
+            (stopped, _) => stopped?,
+        }
     } else {
         let _ = stop_http.send(());
         drain(http).await?;

@@ -14,6 +14,21 @@ fn invalid(what: &str, why: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {why}"))
 }
 
+/// What another build wrote: not damage, and told apart from it by its kind.
+pub(crate) fn unknown_version(
+    what: impl std::fmt::Display,
+    found: impl std::fmt::Display,
+    known: impl std::fmt::Display,
+) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "{what}: format version {found} is not known to this build, which reads version \
+             {known}; run the build that wrote it, or a newer one"
+        ),
+    )
+}
+
 /// Encodes `value` behind the format version.
 pub(crate) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(128);
@@ -27,13 +42,7 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> io::Resul
         Some((&FORMAT_VERSION, body)) => {
             postcard::from_bytes(body).map_err(|error| invalid(what, error))
         }
-        Some((&other, _)) => Err(invalid(
-            what,
-            format!(
-                "format version {other} is not known to this build, which reads version \
-                 {FORMAT_VERSION}; run the build that wrote it, or a newer one"
-            ),
-        )),
+        Some((&other, _)) => Err(unknown_version(what, other, FORMAT_VERSION)),
         None => Err(invalid(what, "empty record")),
     }
 }

@@ -1,7 +1,8 @@
 //! The data directory: who this node is, and that only one process uses it.
 //!
 //! The identity file is replaced whole and durably, and only ever gains: a node id when it is made,
-//! and a founding, or the cluster that it joined, once in the node's life.
+//! and a founding, or the cluster that it joined, once in the node's life. It carries a checksum over
+//! what it says: a node must not go by an id or a cluster that a flipped bit made up.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -9,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::unknown_version;
 use crate::directory;
 use crate::error::StartError;
 use crate::joining::Joined;
+use crate::log::HOW_TO_REBUILD;
 use crate::membership::MembershipVersion;
 use crate::transport::{Founding, FoundingMember};
 use crate::types::{ClusterId, Member, NodeId};
@@ -19,22 +22,40 @@ use crate::types::{ClusterId, Member, NodeId};
 const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
-const FORMAT: u32 = 1;
+const SNAPSHOTS: &str = "snapshots";
+const FORMAT: u64 = 2;
+/// What a directory may hold that is about to become a data directory; `lost+found` is a file
+/// system's own.
+const NO_HINDRANCE: [&str; 3] = [LOCK, IDENTITY_PARTIAL, "lost+found"];
+const IDENTITY_PARTIAL: &str = "identity.json.partial";
 
 /// The identity file, for people too: ids are hexadecimal text.
 #[derive(Serialize, Deserialize)]
 struct IdentityFile {
-    format: u32,
+    format: u64,
     node_id: String,
     founding: Option<FoundingRecord>,
     /// Whether the log was made: from then on its absence is a loss, not a beginning.
-    #[serde(default)]
     log_made: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     joined: Option<JoinedRecord>,
     /// Whether the node was removed from its cluster: it must not come back as itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     removed: bool,
+    /// CRC-32 of all the other fields, as 8 hexadecimal digits.
+    checksum: String,
+}
+
+impl IdentityFile {
+    /// Over what was understood, so that white space does not matter and nothing else goes unseen.
+    fn expected_checksum(&self) -> Result<String, serde_json::Error> {
+        let mut fields = serde_json::to_value(self)?;
+        if let Some(fields) = fields.as_object_mut() {
+            fields.remove("checksum");
+        }
+        let text = serde_json::to_vec(&fields)?;
+        Ok(format!("{:08x}", crc32fast::hash(&text)))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,19 +90,80 @@ pub(crate) struct DataDirectory {
     log_made: bool,
     joined: Option<Joined>,
     removed: bool,
+<<<<<<< HEAD
     /// Held until the directory is left.
     lock: Option<File>,
+=======
+    _lock: Lock,
+}
+
+/// The right to use a data directory, for the life of a process.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "held, never read")] File);
+
+impl Lock {
+    fn take(file: File, directory: &Path) -> Result<Self, StartError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(StartError::InUse(directory.display().to_string()))
+            }
+            Err(TryLockError::Error(error)) => Err(context(directory, error)),
+        }
+    }
+}
+
+fn context(path: &Path, error: io::Error) -> StartError {
+    StartError::Storage(io::Error::new(
+        error.kind(),
+        format!("data directory {}: {error}", path.display()),
+    ))
+}
+
+/// Refuses a directory that holds something and was never ours.
+fn check_not_foreign(path: &Path) -> Result<(), StartError> {
+    let names = match fs::read_dir(path) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(context(path, error)),
+    };
+    for entry in names {
+        let name = entry.map_err(|error| context(path, error))?.file_name();
+        if name == LOG || name == SNAPSHOTS {
+            return Err(context(
+                path,
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "it holds {} and no {IDENTITY}: it was damaged, or only a part of it was \
+                         put here. Put the whole directory back. {HOW_TO_REBUILD}",
+                        name.display()
+                    ),
+                ),
+            ));
+        }
+        if !NO_HINDRANCE.iter().any(|harmless| name == *harmless) {
+            return Err(StartError::Configuration(format!(
+                "the directory {} is not empty and is no data directory of this program: it holds \
+                 {} and no {IDENTITY}. Give an empty directory, or the right one",
+                path.display(),
+                name.display()
+            )));
+        }
+    }
+    Ok(())
+>>>>>>> b1adebd (raft-core, palisaded: storage faults: what is damaged is refused before it is touched, and can be looked at)
 }
 
 impl DataDirectory {
     /// Opens or makes the directory and takes its lock. Blocking.
     pub fn open(path: &Path) -> Result<Self, StartError> {
-        let context = |error: io::Error| {
-            StartError::Storage(io::Error::new(
-                error.kind(),
-                format!("data directory {}: {error}", path.display()),
-            ))
-        };
+        let context = |error| context(path, error);
+        let file = path.join(IDENTITY);
+        let known = file.exists();
+        if !known {
+            check_not_foreign(path)?;
+        }
         directory::create_durable(path).map_err(context)?;
         let lock = OpenOptions::new()
             .create(true)
@@ -89,24 +171,18 @@ impl DataDirectory {
             .write(true)
             .open(path.join(LOCK))
             .map_err(context)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StartError::InUse(path.display().to_string()));
-            }
-            Err(TryLockError::Error(error)) => return Err(context(error)),
-        }
-        let file = path.join(IDENTITY);
-        if file.exists() {
-            let text = fs::read_to_string(&file).map_err(context)?;
-            let identity = parse(&text)
-                .map_err(|why| context(io::Error::other(format!("{IDENTITY}: {why}"))))?;
+        let lock = Lock::take(lock, path)?;
+        if known {
+            let identity = Identity::read(path).map_err(context)?;
             if identity.log_made && !path.join(LOG).exists() {
-                return Err(context(io::Error::other(format!(
-                    "its log is gone: {LOG}/ was made once and is missing. A node without its log \
-                     must not vote as the one it was; put the whole directory back, or give this \
-                     node an empty one"
-                ))));
+                return Err(context(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "its log is gone: {LOG}/ was made once and is missing. A node without its \
+                         log must not vote as the one it was: put the whole directory back. \
+                         {HOW_TO_REBUILD}"
+                    ),
+                )));
             }
             return Ok(Self {
                 path: path.to_owned(),
@@ -117,11 +193,6 @@ impl DataDirectory {
                 removed: identity.removed,
                 lock: Some(lock),
             });
-        }
-        if path.join(LOG).exists() {
-            return Err(context(io::Error::other(format!(
-                "it holds a log and no {IDENTITY}; it was damaged, or is not a data directory"
-            ))));
         }
         let mut node = NodeId(0);
         while node.0 == 0 {
@@ -158,7 +229,7 @@ impl DataDirectory {
     }
 
     pub fn snapshots(&self) -> PathBuf {
-        self.path.join("snapshots")
+        self.path.join(SNAPSHOTS)
     }
 
     /// Remembers the founding this node agreed to, durably. The caller has checked that there is
@@ -199,10 +270,15 @@ impl DataDirectory {
     }
 
     fn store(&self) -> io::Result<()> {
+<<<<<<< HEAD
         if self.lock.is_none() {
             return Err(io::Error::other("the node has left its data directory"));
         }
         let contents = IdentityFile {
+=======
+        let mut contents = IdentityFile {
+            checksum: String::new(),
+>>>>>>> b1adebd (raft-core, palisaded: storage faults: what is damaged is refused before it is touched, and can be looked at)
             format: FORMAT,
             node_id: self.node.to_string(),
             log_made: self.log_made,
@@ -228,8 +304,9 @@ impl DataDirectory {
                     .collect(),
             }),
         };
-        let text = serde_json::to_vec_pretty(&contents).map_err(io::Error::other)?;
-        let partial = self.path.join(format!("{IDENTITY}.partial"));
+        contents.checksum = contents.expected_checksum()?;
+        let text = serde_json::to_vec_pretty(&contents)?;
+        let partial = self.path.join(IDENTITY_PARTIAL);
         let mut file = File::create(&partial)?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -238,62 +315,106 @@ impl DataDirectory {
     }
 }
 
-struct Identity {
-    node: NodeId,
-    founding: Option<Founding>,
-    log_made: bool,
-    joined: Option<Joined>,
-    removed: bool,
+/// What an identity file says.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub node: NodeId,
+    pub founding: Option<Founding>,
+    pub log_made: bool,
+    pub joined: Option<Joined>,
+    pub removed: bool,
 }
 
-fn parse(text: &str) -> Result<Identity, String> {
-    let file: IdentityFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if file.format != FORMAT {
-        return Err(format!(
-            "format {} is not known to this build, which reads format {FORMAT}",
-            file.format
-        ));
+impl Identity {
+    /// Takes the directory's lock and reads who it belongs to; makes and changes nothing. Blocking.
+    pub fn peek(path: &Path) -> Result<(Option<Lock>, Self), StartError> {
+        // A copy may have been made without the lock: then nobody can hold it.
+        let lock = match File::open(path.join(LOCK)) {
+            Ok(file) => Some(Lock::take(file, path)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(context(path, error)),
+        };
+        match Self::read(path) {
+            Ok(identity) => Ok((lock, identity)),
+            Err(error) => Err(context(path, error)),
+        }
     }
-    let node = |text: &str| text.parse::<NodeId>().map_err(|error| error.to_string());
-    let cluster = |text: &str| text.parse::<ClusterId>().map_err(|error| error.to_string());
-    let joined = file
-        .joined
-        .map(|record| -> Result<Joined, String> {
-            Ok(Joined {
-                cluster: cluster(&record.cluster_id)?,
-                via: record.via,
-                learner: record.learner,
-                added: record.added,
-                promoted: record.promoted,
+
+    /// The cluster that it founded or joined.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        let founded = self.founding.as_ref().map(|founding| founding.cluster);
+        founded.or(self.joined.as_ref().map(|joined| joined.cluster))
+    }
+
+    pub fn log_in(directory: &Path) -> PathBuf {
+        directory.join(LOG)
+    }
+
+    pub fn snapshots_in(directory: &Path) -> PathBuf {
+        directory.join(SNAPSHOTS)
+    }
+
+    fn read(directory: &Path) -> io::Result<Self> {
+        let text = fs::read(directory.join(IDENTITY)).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("its {IDENTITY} cannot be read: {error}"),
+            )
+        })?;
+        let damaged = |why: &dyn std::fmt::Display| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("its {IDENTITY} is damaged: {why}. {HOW_TO_REBUILD}"),
+            )
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
+        match value["format"].as_u64() {
+            Some(FORMAT) => {}
+            Some(other) => return Err(unknown_version(format!("its {IDENTITY}"), other, FORMAT)),
+            None => return Err(damaged(&"it names no format")),
+        }
+        let file: IdentityFile = serde_json::from_value(value).map_err(|error| damaged(&error))?;
+        if file.checksum != file.expected_checksum()? {
+            return Err(damaged(
+                &"its checksum does not hold (was it edited by hand?)",
+            ));
+        }
+        parse(file).map_err(|error| damaged(&error))
+    }
+}
+
+fn parse(file: IdentityFile) -> Result<Identity, crate::types::ParseIdError> {
+    let founding = file.founding.map(|record| {
+        let members = record.members.into_iter().map(|member| {
+            Ok(FoundingMember {
+                node: member.node_id.parse()?,
+                member: Member {
+                    name: member.name,
+                    peer_address: member.peer_address,
+                    service_address: member.service_address,
+                },
             })
+        });
+        Ok(Founding {
+            cluster: record.cluster_id.parse()?,
+            members: members.collect::<Result<_, crate::types::ParseIdError>>()?,
         })
-        .transpose()?;
-    let founding = file
-        .founding
-        .map(|record| -> Result<Founding, String> {
-            let cluster = cluster(&record.cluster_id)?;
-            let members = record
-                .members
-                .into_iter()
-                .map(|member| {
-                    Ok(FoundingMember {
-                        node: node(&member.node_id)?,
-                        member: Member {
-                            name: member.name,
-                            peer_address: member.peer_address,
-                            service_address: member.service_address,
-                        },
-                    })
-                })
-                .collect::<Result<_, String>>()?;
-            Ok(Founding { cluster, members })
+    });
+    let joined = file.joined.map(|record| {
+        Ok(Joined {
+            cluster: record.cluster_id.parse()?,
+            via: record.via,
+            learner: record.learner,
+            added: record.added,
+            promoted: record.promoted,
         })
-        .transpose()?;
+    });
     Ok(Identity {
-        node: node(&file.node_id)?,
-        founding,
+        node: file.node_id.parse()?,
+        founding: founding.transpose()?,
         log_made: file.log_made,
-        joined,
+        joined: joined.transpose()?,
         removed: file.removed,
     })
 }
@@ -302,21 +423,25 @@ fn parse(text: &str) -> Result<Identity, String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_directory_keeps_its_node_id_and_founding_and_another_gets_another_id() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut directory = DataDirectory::open(folder.path()).unwrap();
-        let founding = Founding {
+    fn founding_of(node: NodeId) -> Founding {
+        Founding {
             cluster: ClusterId(7),
             members: vec![FoundingMember {
-                node: directory.node(),
+                node,
                 member: Member {
                     name: "a".to_owned(),
                     peer_address: "host:1".to_owned(),
                     service_address: "host:2".to_owned(),
                 },
             }],
-        };
+        }
+    }
+
+    #[test]
+    fn a_directory_keeps_its_node_id_and_founding_and_another_gets_another_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = DataDirectory::open(folder.path()).unwrap();
+        let founding = founding_of(directory.node());
         directory.agree(&founding).unwrap();
         let node = directory.node();
         drop(directory);
@@ -384,8 +509,51 @@ mod tests {
         drop(DataDirectory::open(folder.path()).unwrap());
         let file = folder.path().join(IDENTITY);
         let text = fs::read_to_string(&file).unwrap();
-        fs::write(&file, text.replace("\"format\": 1", "\"format\": 9")).unwrap();
+        fs::write(&file, text.replace("\"format\": 2", "\"format\": 9")).unwrap();
         let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("format 9"), "{error}");
+        assert!(error.contains("format version 9"), "{error}");
+        assert!(!error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_identity_never_makes_another_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = DataDirectory::open(folder.path()).unwrap();
+        directory.agree(&founding_of(directory.node())).unwrap();
+        let (node, founding) = (directory.node(), directory.founding().cloned());
+        drop(directory);
+        let file = folder.path().join(IDENTITY);
+        let whole = fs::read(&file).unwrap();
+        for position in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[position] ^= 1 << bit;
+                fs::write(&file, &bytes).unwrap();
+                // White space between fields may change; what they say may not.
+                if let Ok((_, read)) = Identity::peek(folder.path()) {
+                    assert_eq!(
+                        (read.node, &read.founding),
+                        (node, &founding),
+                        "byte {position} bit {bit}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_else_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("passwd"), "root").unwrap();
+        let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("holds passwd"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_root_of_a_new_file_system_is_as_good_as_an_empty_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("lost+found")).unwrap();
+        DataDirectory::open(folder.path()).unwrap();
     }
 }

@@ -41,7 +41,9 @@ mod membership;
 #[cfg(test)]
 mod memory;
 mod node;
+mod offline;
 mod runtime;
+mod sealed;
 mod security;
 #[cfg(test)]
 mod simulation;
@@ -62,6 +64,9 @@ pub use membership::{
 };
 pub use node::{
     Applied, MAX_COMMAND_BYTES, MemberStatus, Node, NodeProgress, Role, Status, StatusWatch,
+};
+pub use offline::{
+    Inspection, LogPosition, SnapshotRecord, SyncedMark, VoteRecord, inspect, verify,
 };
 pub use security::{MutualTls, PeerSecurity, Pem};
 pub use types::{ClusterId, Member, NodeId, ParseIdError};

@@ -10,7 +10,7 @@ use rocksdb::{DB, Direction, IteratorMode};
 
 use super::tail::size;
 use crate::codec;
-use crate::types::{Entry, GROUP};
+use crate::types::{Entry, GROUP, LogId};
 
 const META: u8 = 0;
 const ENTRY: u8 = 1;
@@ -42,8 +42,33 @@ pub(super) fn entries_end() -> Vec<u8> {
     prefix(ENTRY + 1)
 }
 
+/// Damage is told from other troubles by its kind.
 pub(super) fn storage_error(error: rocksdb::Error) -> io::Error {
-    io::Error::other(error)
+    let missing = |error: &rocksdb::Error| error.as_ref().contains("No such file");
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::NotFound => {
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        }
+        _ if missing(&error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        _ => io::Error::other(error),
+    }
+}
+
+/// The id of the last entry on disk.
+pub(super) fn last_entry(db: &DB) -> io::Result<Option<LogId>> {
+    let behind = entries_end();
+    let mut last = db.iterator(IteratorMode::From(&behind, Direction::Reverse));
+    match last.next() {
+        None => Ok(None),
+        Some(item) => {
+            let (key, value) = item.map_err(storage_error)?;
+            if !key.starts_with(&prefix(ENTRY)) {
+                return Ok(None);
+            }
+            let entry: Entry = codec::decode("log entry", &value)?;
+            Ok(Some(entry.log_id()))
+        }
+    }
 }
 
 /// Entries of `[start, end)` on disk, at most about `max_bytes` but at least one if there is one.

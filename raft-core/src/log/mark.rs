@@ -14,6 +14,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::codec::unknown_version;
+
 const MAGIC: &[u8; 8] = b"PALIMARK";
 const VERSION: u32 = 1;
 const SLOT_BYTES: usize = 64;
@@ -22,7 +24,7 @@ const FILE_BYTES: u64 = 8192;
 
 /// What was durable when the mark was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Durable {
+pub(crate) struct Durable {
     /// Term of the vote, and whether it was a leader's.
     pub vote: (u64, bool),
     /// One more than the last synced index; 0 when nothing is.
@@ -34,6 +36,16 @@ pub(super) struct Mark {
     path: PathBuf,
     sequence: u64,
     value: Durable,
+}
+
+/// What a mark file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    sequence: u64,
+    pub value: Durable,
+    /// One slot does not hold: a write torn by a power cut, or damage. The other, one write older,
+    /// is what counts then.
+    pub one_slot_spoiled: bool,
 }
 
 impl Mark {
@@ -61,28 +73,55 @@ impl Mark {
 
     /// Opens the mark and takes the newest slot whose checksum holds.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let reading = Self::read(path)?;
+        if reading.one_slot_spoiled {
+            tracing::warn!(
+                mark = %path.display(),
+                "one slot of the synced mark does not hold: a write torn by a power cut, or damage; \
+                 the other is used"
+            );
+        }
+        Ok(Self {
+            file: OpenOptions::new().read(true).write(true).open(path)?,
+            path: path.to_owned(),
+            sequence: reading.sequence,
+            value: reading.value,
+        })
+    }
+
+    /// Reads a mark and changes nothing.
+    pub fn read(path: &Path) -> io::Result<Reading> {
+        let damaged = |why: &str| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: {why}", path.display()),
+            )
+        };
+        let file = File::open(path)?;
+        if file.metadata()?.len() != FILE_BYTES {
+            return Err(damaged("it has not the length of a synced mark"));
+        }
         let mut newest: Option<(u64, Durable)> = None;
+        let mut spoiled = 0;
         for offset in SLOT_OFFSETS {
             let mut slot = [0; SLOT_BYTES];
             file.read_exact_at(&mut slot, offset)?;
-            if let Some((sequence, value)) = decode(&slot, path)?
-                && newest.is_none_or(|(newest, _)| newest < sequence)
-            {
-                newest = Some((sequence, value));
+            match decode(&slot, path)? {
+                Slot::Empty => {}
+                Slot::Spoiled => spoiled += 1,
+                Slot::Written(sequence, value) => {
+                    if newest.is_none_or(|(newest, _)| newest < sequence) {
+                        newest = Some((sequence, value));
+                    }
+                }
             }
         }
-        let (sequence, value) = newest.ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{}: neither slot has a valid checksum", path.display()),
-            )
-        })?;
-        Ok(Self {
-            file,
-            path: path.to_owned(),
+        let (sequence, value) =
+            newest.ok_or_else(|| damaged("neither slot has a valid checksum"))?;
+        Ok(Reading {
             sequence,
             value,
+            one_slot_spoiled: spoiled > 0,
         })
     }
 
@@ -133,29 +172,32 @@ fn number(bytes: &[u8]) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// `None` for a slot that was never written, or whose write was torn.
-fn decode(slot: &[u8; SLOT_BYTES], path: &Path) -> io::Result<Option<(u64, Durable)>> {
+enum Slot {
+    /// Never written.
+    Empty,
+    Spoiled,
+    Written(u64, Durable),
+}
+
+fn decode(slot: &[u8; SLOT_BYTES], path: &Path) -> io::Result<Slot> {
+    if slot == &[0; SLOT_BYTES] {
+        return Ok(Slot::Empty);
+    }
     let checksum = crc32fast::hash(&slot[..SLOT_BYTES - 4]);
     if &slot[..8] != MAGIC || slot[SLOT_BYTES - 4..] != checksum.to_le_bytes() {
-        return Ok(None);
+        return Ok(Slot::Spoiled);
     }
     let version = number(&slot[8..12]);
     if version != u64::from(VERSION) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "{}: version {version} is not known to this build, which reads version {VERSION}",
-                path.display()
-            ),
-        ));
+        return Err(unknown_version(path.display(), version, VERSION));
     }
-    Ok(Some((
+    Ok(Slot::Written(
         number(&slot[12..20]),
         Durable {
             vote: (number(&slot[20..28]), slot[28] != 0),
             synced_below: number(&slot[29..37]),
         },
-    )))
+    ))
 }
 
 #[cfg(test)]
@@ -190,6 +232,43 @@ mod tests {
         let newest = SLOT_OFFSETS[usize::from(mark.sequence % 2 == 1)];
         mark.file.write_all_at(&[0xff; 30], newest + 10).unwrap();
         assert_eq!(Mark::open(&path).unwrap().value(), durable(1, 10));
+        assert!(Mark::read(&path).unwrap().one_slot_spoiled);
+    }
+
+    #[test]
+    fn a_flipped_bit_never_makes_a_mark_that_was_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mut mark = Mark::create(&path).unwrap();
+        mark.advance(durable(1, 10)).unwrap();
+        mark.advance(durable(2, 20)).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let slots = SLOT_OFFSETS.map(|offset| offset as usize);
+        for position in slots.into_iter().flat_map(|slot| slot..slot + SLOT_BYTES) {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[position] ^= 1 << bit;
+                fs::write(&path, &bytes).unwrap();
+                let read = Mark::read(&path).unwrap();
+                assert!(read.one_slot_spoiled, "byte {position} bit {bit}");
+                assert!([durable(1, 10), durable(2, 20)].contains(&read.value));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused_by_number_and_is_not_called_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mark");
+        let mark = Mark::create(&path).unwrap();
+        let mut slot = encode(1, durable(1, 10));
+        slot[8] = 7;
+        let checksum = crc32fast::hash(&slot[..SLOT_BYTES - 4]);
+        slot[SLOT_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+        mark.file.write_all_at(&slot, SLOT_OFFSETS[0]).unwrap();
+        let error = Mark::read(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("version 7"), "{error}");
     }
 
     #[test]

@@ -30,7 +30,9 @@ use tokio::sync::oneshot;
 
 use crate::apply::SyncLog;
 use crate::codec;
+use crate::offline::{missing_snapshot, snapshot_is_missing};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
+pub(crate) use recovery::{Examined, HOW_TO_REBUILD, examine, with_remedy};
 use tail::Tail;
 use writer::{Job, Writer};
 
@@ -95,6 +97,21 @@ impl LogStore {
         });
         let writer = Writer::start(db, shared.clone(), recovered.mark, sync)?;
         Ok(Self { shared, writer })
+    }
+
+    /// Whether a state that reaches up to `snapshot` and the entries of this log make a whole.
+    ///
+    /// # Errors
+    /// When entries between the two are gone.
+    pub fn check_covered_by(&self, snapshot: Option<u64>) -> io::Result<()> {
+        let purged = self.shared.state.read().purged.map(|purged| purged.index);
+        if snapshot_is_missing(purged, snapshot) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                missing_snapshot(purged.unwrap_or(0)),
+            ));
+        }
+        Ok(())
     }
 
     /// Syncs, advances the mark and ends the writer thread. Later writes fail. RocksDB itself closes
@@ -324,5 +341,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
+#[cfg(test)]
+mod power_cuts;
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
 use crate::identity::DataDirectory;
 use crate::joining::{HOW_TO_COME_BACK, others_to_join};
-use crate::log::LogStore;
+use crate::log::{LogStore, with_remedy};
 use crate::machine::{Priority, Stamper, StateMachine};
 use crate::runtime::{InstantOf, Runtime, Tokio, before};
 use crate::snapshot::SnapshotStore;
@@ -145,26 +145,26 @@ impl<M: StateMachine> Node<M> {
 
         let (sync, made) = (config.sync, founding.clone());
         let (log, snapshots) = run_blocking(move || {
+            let snapshots = SnapshotStore::open(&snapshot_path)?;
+            // Before the log is opened, which changes it: a node that is refused is left as it is.
+            snapshots.newest().map_err(with_remedy)?;
             let log = LogStore::open(&log_path, sync)?;
             made.log_was_made()?;
-            Ok((log, SnapshotStore::open(&snapshot_path)?))
+            Ok((log, snapshots))
         })
         .await?;
         let pending = Arc::new(Pending::new(identity.node, rand::random()));
         let applier = {
             let (pending, snapshots, log) = (pending.clone(), snapshots.clone(), log.clone());
             let stall_after = config.rebase_after;
-            run_blocking(move || {
-                let log = Some(log);
-                Ok(Applier::open(
-                    machine,
-                    pending,
-                    snapshots,
-                    log,
-                    stall_after,
-                )?)
-            })
-            .await?
+            let open = move || -> std::io::Result<Applier<M>> {
+                let beside = Some(log.clone());
+                let applier: Applier<M> =
+                    Applier::open(machine, pending, snapshots, beside, stall_after)?;
+                log.check_covered_by(applier.watch_applied().borrow_watched().index())?;
+                Ok(applier)
+            };
+            run_blocking(move || Ok(open().map_err(with_remedy)?)).await?
         };
         let (machine, applied) = (applier.machine(), applier.watch_applied());
         let (applied_bytes, transfers) = (applier.applied_bytes(), Transfers::default());

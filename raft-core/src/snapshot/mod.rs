@@ -4,24 +4,22 @@
 //! fsynced: whatever carries a snapshot's name is whole. Only the newest is kept; one that is being
 //! sent stays readable through its open file. This module never decides when to snapshot.
 //!
-//! Layout: magic, header length (u32 LE), header (versioned postcard: the metadata), the machine's
-//! bytes, and at the end their length (u64 LE) and the CRC-32 of everything before it.
+//! A snapshot is a sealed file ([`crate::sealed`]): its header is the metadata, its body the machine's
+//! bytes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::codec;
 use crate::directory;
+use crate::sealed;
 use crate::types::SnapshotMeta;
 
-const MAGIC: &[u8; 8] = b"PALISNAP";
-const TRAILER_BYTES: u64 = 12;
-const MAX_HEADER_BYTES: usize = 1 << 20;
+const MAGIC: &sealed::Magic = b"PALISNAP";
 const SUFFIX: &str = "snapshot";
 const PARTIAL_SUFFIX: &str = "partial";
 /// A file is synced this often while it grows. Synced at its end alone, it would have the disk to
@@ -51,10 +49,11 @@ pub(crate) struct PartialSnapshot {
     unsynced: u64,
 }
 
-fn invalid(path: &Path, why: impl std::fmt::Display) -> io::Error {
+/// Names the file in an error about it.
+fn about(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("snapshot {}: {why}", path.display()),
+        error.kind(),
+        format!("snapshot {}: {error}", path.display()),
     )
 }
 
@@ -71,11 +70,16 @@ impl SnapshotStore {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Self {
+        Ok(Self::existing(folder))
+    }
+
+    /// The folder as it is, for looking: nothing is made or removed.
+    pub fn existing(folder: &Path) -> Self {
+        Self {
             folder: folder.to_owned(),
             partials: Arc::default(),
             current: Arc::default(),
-        })
+        }
     }
 
     /// The newest snapshot, its checksum verified, and its metadata.
@@ -138,7 +142,7 @@ impl SnapshotStore {
     /// Copies a whole file of another folder. Blocking.
     pub fn copy(&self, source: &SnapshotFile) -> io::Result<PartialSnapshot> {
         let mut partial = self.begin()?;
-        io::copy(&mut source.reader(0)?, &mut partial)?;
+        io::copy(&mut sealed::read_from(&source.file, 0), &mut partial)?;
         Ok(partial)
     }
 
@@ -149,23 +153,9 @@ impl SnapshotStore {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<PartialSnapshot> {
         let mut partial = self.begin()?;
-        let mut out = Summing {
-            inner: BufWriter::with_capacity(1 << 20, &mut partial),
-            checksum: crc32fast::Hasher::new(),
-            bytes: 0,
-        };
-        let header = codec::encode(meta)?;
-        let header_bytes = u32::try_from(header.len()).map_err(io::Error::other)?;
-        out.write_all(MAGIC)?;
-        out.write_all(&header_bytes.to_le_bytes())?;
-        out.write_all(&header)?;
-        let body_start = out.bytes;
-        write(&mut out)?;
-        let body_bytes = out.bytes - body_start;
-        out.write_all(&body_bytes.to_le_bytes())?;
-        let checksum = out.checksum.clone().finalize();
-        out.inner.write_all(&checksum.to_le_bytes())?;
-        out.inner.flush()?;
+        let mut out = BufWriter::with_capacity(1 << 20, &mut partial);
+        sealed::write(&mut out, MAGIC, meta, write)?;
+        out.flush()?;
         drop(out);
         Ok(partial)
     }
@@ -257,6 +247,10 @@ impl SnapshotFile {
         })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes of the whole file.
     pub fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -267,105 +261,14 @@ impl SnapshotFile {
         std::os::unix::fs::FileExt::read_at(&*self.file, buffer, offset)
     }
 
-    fn header(&self) -> io::Result<(SnapshotMeta, u64)> {
-        let mut file = self.reader(0)?;
-        let mut start = [0; 12];
-        file.read_exact(&mut start)?;
-        if &start[..8] != MAGIC {
-            return Err(invalid(&self.path, "this is not a snapshot file"));
-        }
-        let header_bytes = u32::from_le_bytes([start[8], start[9], start[10], start[11]]) as usize;
-        if header_bytes > MAX_HEADER_BYTES {
-            return Err(invalid(&self.path, "its header is too long"));
-        }
-        let mut header = vec![0; header_bytes];
-        file.read_exact(&mut header)?;
-        let meta = codec::decode("snapshot header", &header)?;
-        Ok((meta, 12 + header_bytes as u64))
-    }
-
-    fn reader(&self, offset: u64) -> io::Result<BufReader<ReadAt>> {
-        Ok(BufReader::with_capacity(
-            1 << 20,
-            ReadAt {
-                file: self.file.clone(),
-                offset,
-            },
-        ))
-    }
-
     /// The machine's bytes. Blocking.
-    pub fn body(&self) -> io::Result<impl Read> {
-        let (_, body_start) = self.header()?;
-        let body_bytes = self
-            .bytes()?
-            .checked_sub(body_start + TRAILER_BYTES)
-            .ok_or_else(|| invalid(&self.path, "it is cut short"))?;
-        Ok(self.reader(body_start)?.take(body_bytes))
+    pub fn body(&self) -> io::Result<impl Read + use<>> {
+        sealed::body(&self.file, MAGIC).map_err(|error| about(&self.path, error))
     }
 
     /// Checks length and checksum of the whole file and returns its metadata. Blocking.
     pub fn verify(&self) -> io::Result<SnapshotMeta> {
-        let (meta, body_start) = self.header()?;
-        let total = self.bytes()?;
-        let body_bytes = total
-            .checked_sub(body_start + TRAILER_BYTES)
-            .ok_or_else(|| invalid(&self.path, "it is cut short"))?;
-        let mut hasher = crc32fast::Hasher::new();
-        let mut summed = self.reader(0)?.take(total - 4);
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let read = summed.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-        }
-        let mut trailer = [0; TRAILER_BYTES as usize];
-        self.reader(total - TRAILER_BYTES)?
-            .read_exact(&mut trailer)?;
-        let mut length = [0; 8];
-        length.copy_from_slice(&trailer[..8]);
-        if u64::from_le_bytes(length) != body_bytes {
-            return Err(invalid(&self.path, "it is cut short"));
-        }
-        if trailer[8..] != hasher.finalize().to_le_bytes() {
-            return Err(invalid(&self.path, "its checksum does not hold"));
-        }
-        Ok(meta)
-    }
-}
-
-/// Reads a shared file at an offset of its own.
-struct ReadAt {
-    file: Arc<File>,
-    offset: u64,
-}
-
-impl Read for ReadAt {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = std::os::unix::fs::FileExt::read_at(&*self.file, buffer, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
-    }
-}
-
-struct Summing<W> {
-    inner: W,
-    checksum: crc32fast::Hasher,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Summing<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.checksum.update(&buffer[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        sealed::verify(&self.file, MAGIC, "its header").map_err(|error| about(&self.path, error))
     }
 }
 

@@ -19,6 +19,15 @@ use std::process::Command;
 
 const PRELOAD_VARIABLE: &str = "LD_PRELOAD";
 
+/// What a disk had written of the bytes that were appended to a file and not synced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tear {
+    /// So many, from the first one on; at most all of them.
+    pub kept_bytes: u64,
+    /// So many of these, at their end, as zeros: the length was written and the content was not.
+    pub zeroed_bytes: u64,
+}
+
 /// A directory whose power will be cut. What the model keeps and loses is in the crate's
 /// documentation.
 #[derive(Debug, Clone)]
@@ -112,6 +121,16 @@ impl Cut {
     /// When no process ran under the shim, one still does, or the shim gave up, the directory is
     /// untouched. After an IO error it may be half cut.
     pub fn apply(&self) -> Result<Report> {
+        self.apply_torn(|_| Tear::default())
+    }
+
+    /// As [`apply`](Cut::apply), but of files that have grown since their last sync it keeps what
+    /// `tear` says of the bytes that were not synced, of which it is told the number: a disk may have
+    /// written any part of them. Files whose sync failed keep none.
+    ///
+    /// # Errors
+    /// As for [`apply`](Cut::apply).
+    pub fn apply_torn(&self, mut tear: impl FnMut(u64) -> Tear) -> Result<Report> {
         let journal = Journal::open(&self.journal)?;
         if !journal.lock_alone()? {
             return Err(Error::StillRunning(self.journal.clone()));
@@ -124,7 +143,7 @@ impl Cut {
             return Err(Error::NeverLoaded(self.journal.clone()));
         };
         let before = survey(&self.directory)?;
-        let reverted = self.restore_files(&image)?;
+        let reverted = self.restore_files(&image, &mut tear)?;
         self.restore_names(&image, top)?;
         let after = survey(&self.directory)?;
         self.end_journal()?;
@@ -172,12 +191,16 @@ impl Cut {
     }
 
     /// Puts every kept file back to what was synced; returns those whose content changed within that.
-    fn restore_files(&self, image: &Image) -> Result<BTreeSet<Inode>> {
+    fn restore_files(
+        &self,
+        image: &Image,
+        tear: &mut dyn FnMut(u64) -> Tear,
+    ) -> Result<BTreeSet<Inode>> {
         let keep = self.keep();
         let mut reverted = BTreeSet::new();
         for (&file, durable) in &image.files {
             let path = keep.path(file);
-            if restore_file(&path, durable).map_err(Error::io("restoring", &path))? {
+            if restore_file(&path, durable, tear).map_err(Error::io("restoring", &path))? {
                 reverted.insert(file);
             }
         }
@@ -234,7 +257,11 @@ fn state_directory(journal: &Journal, keep: &Keep, directory: &Path) -> Result<(
 }
 
 /// Puts a file back to what was synced; true if that changed bytes within its synced length.
-fn restore_file(path: &Path, durable: &DurableFile) -> io::Result<bool> {
+fn restore_file(
+    path: &Path,
+    durable: &DurableFile,
+    tear: &mut dyn FnMut(u64) -> Tear,
+) -> io::Result<bool> {
     let content = OpenOptions::new().read(true).write(true).open(path)?;
     let mut reverted = false;
     for overwritten in durable.overwritten.iter().rev() {
@@ -246,9 +273,19 @@ fn restore_file(path: &Path, durable: &DurableFile) -> io::Result<bool> {
             reverted = true;
         }
     }
-    if content.metadata()?.len() != durable.length_bytes {
-        content.set_len(durable.length_bytes)?;
-    }
+    let length_bytes = content.metadata()?.len();
+    let unsynced_bytes = length_bytes.saturating_sub(durable.length_bytes);
+    let tear = match unsynced_bytes {
+        0 => Tear::default(),
+        _ if durable.failed => Tear::default(),
+        unsynced => tear(unsynced),
+    };
+    let kept_bytes = tear.kept_bytes.min(unsynced_bytes);
+    let zeroed_bytes = tear.zeroed_bytes.min(kept_bytes);
+    let end_bytes = durable.length_bytes + kept_bytes;
+    // Cut off and grown again: the bytes between are zero.
+    content.set_len(end_bytes - zeroed_bytes)?;
+    content.set_len(end_bytes)?;
     Ok(reverted)
 }
 

@@ -43,9 +43,10 @@
 //!
 //! # What this does not model
 //!
-//! * **The outcomes in between.** A real cut may keep any part of what was not synced: a torn tail,
-//!   one of two overwritten pages, an unlink without the rename before it. This one keeps none of it.
-//!   The other end, all of it, is what plain `kill -9` tests.
+//! * **Most outcomes in between.** A real cut may keep any part of what was not synced: a torn tail
+//!   (which [`Cut::apply_torn`] models), one of two overwritten pages, an unlink without the rename
+//!   before it. [`Cut::apply`] keeps none of it. The other end, all of it, is what plain `kill -9`
+//!   tests.
 //! * **Stores that do not pass through libc's write family.** Changes of *durable* bytes through
 //!   `mmap`, `io_uring`, stdio (`fwrite`) or direct system calls (rustix's `linux_raw` backend, Go,
 //!   static programs) are not seen and so not undone. Appends by those means are cut off as any
@@ -78,7 +79,7 @@ pub mod shim;
 mod survey;
 pub mod sys;
 
-pub use cut::Cut;
+pub use cut::{Cut, Tear};
 pub use error::{Error, Result};
 pub use fsync::Fsync;
 pub use library::library;

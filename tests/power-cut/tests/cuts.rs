@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may crash: that is how it fails")]
 
-use power_cut::{Change, Cut, Error, Fsync, Report};
+use power_cut::{Change, Cut, Error, Fsync, Report, Tear};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -107,6 +107,32 @@ fn start(cut: &Cut) -> Running {
 
 fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
+}
+
+#[test]
+fn a_torn_cut_keeps_as_much_of_an_unsynced_tail_as_told_and_nothing_of_what_was_synced_is_lost() {
+    for (kept_bytes, zeroed_bytes, expected) in [
+        (0, 0, "12"),
+        (2, 0, "12ab"),
+        (3, 2, "12a\0\0"),
+        (99, 0, "12abcd"),
+    ] {
+        let mut machine = Machine::boot();
+        machine.run("append file 12\nfsync file\nfsync-directory .\nappend file abcd");
+        machine.kill();
+        let tear = Tear {
+            kept_bytes,
+            zeroed_bytes,
+        };
+        machine
+            .cut
+            .apply_torn(|unsynced| {
+                assert_eq!(unsynced, 4);
+                tear
+            })
+            .unwrap();
+        assert_eq!(machine.content("file"), some(expected));
+    }
 }
 
 #[test]

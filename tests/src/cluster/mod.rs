@@ -371,6 +371,13 @@ impl Cluster {
         status
     }
 
+    /// The node's status, when it has ended by itself, which the test expects.
+    pub fn try_end(&mut self, node: usize) -> Option<ExitStatus> {
+        let status = self.nodes[node].ended()?;
+        self.nodes[node].forget_end();
+        Some(status)
+    }
+
     /// Deletes the data of a node that does not run.
     ///
     /// # Panics

@@ -1,0 +1,219 @@
+//! `palisaded inspect` and `palisaded verify`: what a data directory holds, and whether it is whole,
+//! while no node runs on it. Neither changes anything.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use raft_core::{Inspection, LogPosition, Member, NodeId, StartError};
+use serde_json::{Value, json};
+
+use crate::config::DEFAULT_DATA_DIR;
+use crate::machine::{LockMachine, Surroundings};
+
+/// Flags of `palisaded inspect` and `palisaded verify`.
+#[derive(Args, Clone, Debug)]
+pub struct OfflineArgs {
+    /// The data directory, of a node that does not run
+    #[arg(
+        long,
+        env = "PALISADE_DATA_DIR",
+        value_name = "DIR",
+        default_value = DEFAULT_DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a look at a directory came to; also the process's exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Nothing is known to be wrong.
+    Sound = 0,
+    /// A node would not start on it.
+    Damaged = 1,
+    /// It could not be looked at: in use, not there, not readable.
+    Unknown = 2,
+}
+
+/// Prints what the directory holds. Blocking.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn inspect(args: &OfflineArgs, out: &mut dyn Write) -> io::Result<Verdict> {
+    print(args, raft_core::inspect(&args.data_dir), out)
+}
+
+/// Prints whether all that the directory holds can be believed, and read by this build: each
+/// checksum, the log's order, the synced mark, every command, the snapshot's lock table. Blocking.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn verify(args: &OfflineArgs, out: &mut dyn Write) -> io::Result<Verdict> {
+    let machine = LockMachine::new(Surroundings::default());
+    print(args, raft_core::verify(&args.data_dir, &machine), out)
+}
+
+fn print(
+    args: &OfflineArgs,
+    seen: Result<Inspection, StartError>,
+    out: &mut dyn Write,
+) -> io::Result<Verdict> {
+    let (verdict, problems) = match &seen {
+        Ok(seen) if seen.problems.is_empty() => (Verdict::Sound, Vec::new()),
+        Ok(seen) => (Verdict::Damaged, seen.problems.clone()),
+        Err(StartError::Storage(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            (Verdict::Damaged, vec![error.to_string()])
+        }
+        Err(error) => (Verdict::Unknown, vec![error.to_string()]),
+    };
+    let word = match verdict {
+        Verdict::Sound => "sound",
+        Verdict::Damaged => "damaged",
+        Verdict::Unknown => "not checked",
+    };
+    if args.json {
+        let mut body = seen.as_ref().map_or(json!({}), describe);
+        body["data_dir"] = json!(args.data_dir);
+        body["verdict"] = json!(word);
+        body["problems"] = json!(problems);
+        serde_json::to_writer_pretty(&mut *out, &body)?;
+        writeln!(out)?;
+        return Ok(verdict);
+    }
+    if let Ok(seen) = &seen {
+        table(&args.data_dir, seen, out)?;
+    }
+    for problem in &problems {
+        writeln!(out, "problem     {problem}")?;
+    }
+    writeln!(out, "{word}")?;
+    Ok(verdict)
+}
+
+fn position(position: Option<LogPosition>) -> Value {
+    position.map_or(
+        Value::Null,
+        |position| json!({"term": position.term, "index": position.index}),
+    )
+}
+
+fn members(seen: &Inspection) -> impl Iterator<Item = (NodeId, &Member, bool)> {
+    seen.membership.iter().flat_map(|membership| {
+        let voter = |node: &NodeId| membership.is_voter(*node);
+        let each = membership.members.iter();
+        each.map(move |(node, member)| (*node, member, voter(node)))
+    })
+}
+
+fn describe(seen: &Inspection) -> Value {
+    let members = members(seen).map(|(node, member, voter)| {
+        json!({
+            "node_id": node.to_string(),
+            "name": member.name,
+            "peer_address": member.peer_address,
+            "http_address": member.service_address,
+            "voter": voter,
+        })
+    });
+    json!({
+        "node_id": seen.node.to_string(),
+        "cluster_id": seen.cluster.map(|cluster| cluster.to_string()),
+        "vote": seen.vote.map(|vote| json!({
+            "term": vote.term,
+            "node_id": vote.node.to_string(),
+            "committed": vote.committed,
+        })),
+        "members": members.collect::<Vec<_>>(),
+        "log": {
+            "first": position(seen.first),
+            "last": position(seen.last),
+            "purged": position(seen.purged),
+            "committed": position(seen.committed),
+            "torn_tail": seen.torn_tail,
+        },
+        "synced_mark": seen.mark.map(|mark| json!({
+            "vote_term": mark.vote_term,
+            "synced_below": mark.synced_below,
+            "one_slot_spoiled": mark.one_slot_spoiled,
+        })),
+        "snapshot": seen.snapshot.as_ref().map(|snapshot| json!({
+            "path": snapshot.path,
+            "last": position(snapshot.last),
+            "bytes": snapshot.bytes,
+        })),
+    })
+}
+
+fn table(directory: &Path, seen: &Inspection, out: &mut dyn Write) -> io::Result<()> {
+    let at = |position: Option<LogPosition>| {
+        position.map_or("none".to_owned(), |position| {
+            format!("index {} (term {})", position.index, position.term)
+        })
+    };
+    writeln!(out, "directory   {}", directory.display())?;
+    writeln!(out, "node        {}", seen.node)?;
+    match seen.cluster {
+        Some(cluster) => writeln!(out, "cluster     {cluster}")?,
+        None => writeln!(out, "cluster     none yet")?,
+    }
+    match seen.vote {
+        Some(vote) => writeln!(
+            out,
+            "vote        term {} for {}{}",
+            vote.term,
+            vote.node,
+            if vote.committed { ", who won" } else { "" }
+        )?,
+        None => writeln!(out, "vote        none")?,
+    }
+    for (node, member, voter) in members(seen) {
+        writeln!(
+            out,
+            "member      {node} {} peers {} http {} {}",
+            member.name,
+            member.peer_address,
+            member.service_address,
+            if voter { "voter" } else { "learner" }
+        )?;
+    }
+    writeln!(out, "first entry {}", at(seen.first))?;
+    writeln!(out, "last entry  {}", at(seen.last))?;
+    writeln!(out, "purged      {}", at(seen.purged))?;
+    writeln!(out, "committed   {} at least", at(seen.committed))?;
+    match seen.mark {
+        Some(mark) => writeln!(
+            out,
+            "synced mark entries below {}, vote of term {}{}",
+            mark.synced_below,
+            mark.vote_term,
+            match mark.one_slot_spoiled {
+                true => "; one of its two slots does not hold (a torn write, or damage)",
+                false => "",
+            }
+        )?,
+        None => writeln!(out, "synced mark none")?,
+    }
+    match &seen.snapshot {
+        Some(snapshot) => writeln!(
+            out,
+            "snapshot    up to {}, {} bytes, {}",
+            at(snapshot.last),
+            snapshot.bytes,
+            snapshot.path.display()
+        )?,
+        None => writeln!(out, "snapshot    none")?,
+    }
+    if seen.torn_tail {
+        writeln!(
+            out,
+            "note        the write-ahead log ends in a record that does not hold, behind all that \
+             the mark vouches for: ordinary after a crash"
+        )?;
+    }
+    Ok(())
+}
