@@ -50,7 +50,7 @@ impl AppliedClock {
 }
 
 fn elapsed_ms(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    whole_ms(since.elapsed())
 }
 
 /// The leader's clock.
@@ -83,16 +83,25 @@ impl Stamper for ClusterClock {
     }
 }
 
-/// Below every token of a cluster founded now, and above every token of one founded at the same
-/// place earlier: a second is worth 2^20 tokens.
+/// Milliseconds since 1970, by the wall clock; 0 before that. For backups, and for the token floor.
 #[allow(
     clippy::disallowed_methods,
-    reason = "founding a cluster is the one use of a wall clock"
+    reason = "founding or restoring a cluster and dating a backup are the uses of a wall clock"
 )]
-pub fn token_floor() -> Token {
-    let seconds = SystemTime::now()
+pub fn unix_ms() -> u64 {
+    SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+        .map_or(0, whole_ms)
+}
+
+fn whole_ms(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Below every token of a cluster founded now, and above every token of one founded at the same
+/// place earlier: a second is worth 2^20 tokens.
+pub fn token_floor() -> Token {
+    let seconds = unix_ms() / 1000;
     Token(seconds.saturating_mul(1 << 20).min(Token::MAX.0 / 2))
 }
 

@@ -119,6 +119,11 @@ pub struct ServeArgs {
     #[arg(long, env = "PALISADE_MAX_IN_FLIGHT_BYTES", value_name = "BYTES")]
     pub max_in_flight_bytes: Option<usize>,
 
+    /// Bytes that must be free below the data directory for this node to lead and take new work; 0
+    /// never looks [default: 268435456]
+    #[arg(long, env = "PALISADE_FREE_SPACE_FLOOR", value_name = "BYTES")]
+    pub free_space_floor: Option<u64>,
+
     /// Check the model's invariants after every entry and stop when one is broken (slow; for tests)
     #[arg(
         long,
@@ -176,6 +181,8 @@ pub struct ServeConfig {
     pub snapshot_after_entries: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
     pub snapshot_after_bytes: Option<u64>,
+    /// See `raft_core::Config`; `None` for its default.
+    pub free_space_floor: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
     pub keep_entries: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
@@ -283,6 +290,7 @@ impl ServeArgs {
             alone: self.alone,
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
             snapshot_after_bytes: self.snapshot_after_bytes.or(file.snapshot_after_bytes),
+            free_space_floor: self.free_space_floor.or(file.free_space_floor),
             keep_entries: self.keep_entries.or(file.keep_entries),
             max_in_flight_proposals: self
                 .max_in_flight_proposals

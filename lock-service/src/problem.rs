@@ -48,6 +48,11 @@ impl From<ProposeError> for Failure {
                 ErrorCode::Overloaded,
                 "too many requests are in flight; this one was not applied. Try again later",
             ),
+            ProposeError::DiskFull => unavailable(
+                ErrorCode::DiskFull,
+                "the disks of the nodes that could lead are nearly full; this request was not \
+                 applied. Renewals, releases and reads go on. Free space on the nodes",
+            ),
             ProposeError::Unknown => Problem::new(
                 ErrorCode::DeadlineExceeded,
                 "the request was proposed and not confirmed before its deadline: it may have been \

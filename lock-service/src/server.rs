@@ -208,6 +208,9 @@ async fn start_node(
     if let Some(bytes) = config.snapshot_after_bytes {
         raft.snapshot_after_bytes = bytes;
     }
+    if let Some(bytes) = config.free_space_floor {
+        raft.free_space_floor_bytes = bytes;
+    }
     if let Some(entries) = config.keep_entries {
         raft.keep_entries = entries;
     }

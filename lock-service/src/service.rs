@@ -20,6 +20,7 @@ use lock_model::{
 use parking_lot::Mutex;
 use raft_core::Node;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use crate::machine::LockMachine;
@@ -29,6 +30,9 @@ use crate::waiters::{News, Place, Waiters};
 
 /// A cancel that this node sends for a client that is gone has this long.
 const ABANDONED_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Backups that one node writes at once; each holds on to a frozen state.
+const MAX_BACKUPS: usize = 2;
 
 /// Conversions between the wire's types and the model's. Both check the same bounds, so those that
 /// can fail do so only for what neither end can produce.
@@ -101,6 +105,7 @@ pub struct Service {
     renewer: Renewer,
     /// When the last read began that was proven to be current.
     confirmed_at: Mutex<Option<Instant>>,
+    backups: Arc<Semaphore>,
 }
 
 impl Service {
@@ -110,7 +115,17 @@ impl Service {
             node,
             waiters,
             confirmed_at: Mutex::new(None),
+            backups: Arc::new(Semaphore::new(MAX_BACKUPS)),
         }
+    }
+
+    pub fn shared_node(&self) -> Arc<Node<LockMachine>> {
+        self.node.clone()
+    }
+
+    /// One permit for each backup that this node may write at once.
+    pub fn backups(&self) -> Arc<Semaphore> {
+        self.backups.clone()
     }
 
     pub fn node(&self) -> &Node<LockMachine> {

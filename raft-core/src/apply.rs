@@ -126,6 +126,16 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
         self.applied_bytes.clone()
     }
 
+    /// The state as it is now, and where it stands. For whoever runs in line with `apply`, so that the
+    /// one is exactly as old as the other.
+    pub fn freeze(&self) -> (SnapshotWriter, SnapshotMeta) {
+        let meta = SnapshotMeta {
+            last_log_id: self.applied.borrow_watched().last,
+            last_membership: self.membership.clone(),
+        };
+        (self.machine.read().freeze(), meta)
+    }
+
     /// The machine, for reads.
     pub fn machine(&self) -> Arc<RwLock<M>> {
         self.machine.clone()
@@ -248,12 +258,10 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
     async fn get_snapshot_builder(&mut self) -> Builder<R> {
         self.applied_bytes.reset();
         // Frozen here, in line with `apply`, so that the data is exactly as old as the metadata.
+        let (writer, meta) = self.freeze();
         Builder {
-            writer: Mutex::new(Some(self.machine.read().freeze())),
-            meta: SnapshotMeta {
-                last_log_id: self.applied.borrow_watched().last,
-                last_membership: self.membership.clone(),
-            },
+            writer: Mutex::new(Some(writer)),
+            meta,
             snapshots: self.snapshots.clone(),
             log: self.log.clone(),
             runtime: PhantomData,

@@ -48,6 +48,11 @@ pub struct Config {
     /// After this long without a commit the [`Stamper`](crate::Stamper) is told to start again, so
     /// that time during which nothing could commit does not count. Default 1 s.
     pub rebase_after: Duration,
+    /// While less than this is free below the data directory, this node as the leader hands over to
+    /// a voter with space, or refuses proposals of [`Priority::Normal`](crate::Priority::Normal).
+    /// It takes them again once a quarter more is free. Looked at once a second; 0 never looks.
+    /// Default 256 MiB: two write-ahead logs, a snapshot beside the one before, and some time.
+    pub free_space_floor_bytes: u64,
     /// Whether writes are synced; anything but the default loses acknowledged writes.
     pub sync: SyncPolicy,
 
@@ -82,6 +87,7 @@ impl Config {
             snapshot_after_bytes: 256 << 20,
             keep_entries: 10_000,
             rebase_after: Duration::from_secs(1),
+            free_space_floor_bytes: 256 << 20,
             sync: SyncPolicy::Always,
             max_in_flight_proposals: 4096,
             max_in_flight_bytes: 16 << 20,

@@ -42,12 +42,31 @@ pub enum ProposeError {
     /// [`Config`](crate::Config) allows for its priority. Try again later.
     #[error("too many proposals are in flight; it was not applied, try again later")]
     Overloaded,
+    /// It was not applied: the leader's disk is nearly full, and so are those of the others that could
+    /// lead; see [`Config::free_space_floor_bytes`](crate::Config::free_space_floor_bytes).
+    #[error("the disk is nearly full; it was not applied. Free space on the nodes")]
+    DiskFull,
     /// It was not applied: it cannot be encoded.
     #[error("the command cannot be encoded ({0}); it was not applied")]
     Encoding(String),
     /// It was handed to a leader and its outcome is not known: it may yet be applied, or never.
     #[error("the outcome is unknown: the proposal may have been applied, or may yet be")]
     Unknown,
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// No point of the log could be confirmed before the deadline; nothing was written.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// The node has stopped; nothing was written.
+    #[error("this node has stopped: {0}")]
+    Stopped(String),
+    /// The state could not be written. What was written is no backup.
+    #[error("the backup could not be written: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Why a linearizable read cannot be served now.

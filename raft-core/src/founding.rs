@@ -141,6 +141,13 @@ impl FoundingState {
             .map_err(StartError::Configuration)
     }
 
+    /// Founds a cluster of one under the id that a restore has chosen.
+    pub fn found_restored(&self, cluster: ClusterId) -> Result<(), StartError> {
+        let members = vec![self.me.clone()];
+        self.agree(Founding { cluster, members })
+            .map_err(StartError::Configuration)
+    }
+
     fn others(&self) -> impl Iterator<Item = &String> {
         self.initial_peers
             .iter()
@@ -368,6 +375,13 @@ pub async fn found_alone(
     let path = data_directory.into();
     tokio::task::spawn_blocking(move || {
         let mut directory = DataDirectory::open(&path)?;
+        if directory.restore_plan().exists() {
+            return Err(StartError::Configuration(format!(
+                "the data directory {} holds a restored state, which becomes a cluster when the \
+                 node is started; there is nothing else to found",
+                path.display()
+            )));
+        }
         let founded = directory.founding().map(|founding| founding.cluster);
         if let Some(cluster) = founded.or(directory.joined().map(|joined| joined.cluster)) {
             return Err(StartError::Configuration(format!(

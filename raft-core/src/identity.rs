@@ -26,7 +26,10 @@ const SNAPSHOTS: &str = "snapshots";
 const FORMAT: u64 = 2;
 /// What a directory may hold that is about to become a data directory; `lost+found` is a file
 /// system's own.
-const NO_HINDRANCE: [&str; 3] = [LOCK, IDENTITY_PARTIAL, "lost+found"];
+const NO_HINDRANCE: [&str; 4] = [LOCK, IDENTITY_PARTIAL, PLAN_PARTIAL, "lost+found"];
+/// A state from a backup that waits for the first start: see [`crate::backup`].
+const PLAN: &str = "restore";
+const PLAN_PARTIAL: &str = "restore.partial";
 const IDENTITY_PARTIAL: &str = "identity.json.partial";
 
 /// The identity file, for people too: ids are hexadecimal text.
@@ -121,7 +124,7 @@ fn context(path: &Path, error: io::Error) -> StartError {
 }
 
 /// Refuses a directory that holds something and was never ours.
-fn check_not_foreign(path: &Path) -> Result<(), StartError> {
+fn check_not_foreign(path: &Path, may_be_restored: bool) -> Result<(), StartError> {
     let names = match fs::read_dir(path) {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -142,7 +145,14 @@ fn check_not_foreign(path: &Path) -> Result<(), StartError> {
                 ),
             ));
         }
-        if !NO_HINDRANCE.iter().any(|harmless| name == *harmless) {
+        if name == PLAN && !may_be_restored {
+            return Err(StartError::Configuration(format!(
+                "the directory {} holds a restored state already: start the node there, or give \
+                 an empty directory",
+                path.display()
+            )));
+        }
+        if name != PLAN && !NO_HINDRANCE.iter().any(|harmless| name == *harmless) {
             return Err(StartError::Configuration(format!(
                 "the directory {} is not empty and is no data directory of this program: it holds \
                  {} and no {IDENTITY}. Give an empty directory, or the right one",
@@ -155,6 +165,49 @@ fn check_not_foreign(path: &Path) -> Result<(), StartError> {
 >>>>>>> b1adebd (raft-core, palisaded: storage faults: what is damaged is refused before it is touched, and can be looked at)
 }
 
+fn open_locked(path: &Path) -> Result<Lock, StartError> {
+    directory::create_durable(path).map_err(|error| context(path, error))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join(LOCK))
+        .map_err(|error| context(path, error))?;
+    Lock::take(lock, path)
+}
+
+/// An empty directory, locked, to restore into.
+#[derive(Debug)]
+pub(crate) struct DirectoryForRestore {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl DirectoryForRestore {
+    /// Blocking.
+    pub fn open(path: &Path) -> Result<Self, StartError> {
+        if path.join(IDENTITY).exists() {
+            return Err(StartError::Configuration(format!(
+                "the directory {} is a node's data directory already: restore into an empty one",
+                path.display()
+            )));
+        }
+        check_not_foreign(path, false)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: open_locked(path)?,
+        })
+    }
+
+    pub fn partial_plan(&self) -> PathBuf {
+        self.path.join(PLAN_PARTIAL)
+    }
+
+    pub fn plan(&self) -> PathBuf {
+        self.path.join(PLAN)
+    }
+}
+
 impl DataDirectory {
     /// Opens or makes the directory and takes its lock. Blocking.
     pub fn open(path: &Path) -> Result<Self, StartError> {
@@ -162,16 +215,9 @@ impl DataDirectory {
         let file = path.join(IDENTITY);
         let known = file.exists();
         if !known {
-            check_not_foreign(path)?;
+            check_not_foreign(path, true)?;
         }
-        directory::create_durable(path).map_err(context)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK))
-            .map_err(context)?;
-        let lock = Lock::take(lock, path)?;
+        let lock = open_locked(path)?;
         if known {
             let identity = Identity::read(path).map_err(context)?;
             if identity.log_made && !path.join(LOG).exists() {
@@ -222,6 +268,15 @@ impl DataDirectory {
 
     pub fn founding(&self) -> Option<&Founding> {
         self.founding.as_ref()
+    }
+
+    pub fn restore_plan(&self) -> PathBuf {
+        self.path.join(PLAN)
+    }
+
+    /// Whether a log was made here.
+    pub fn has_log(&self) -> bool {
+        self.log_made
     }
 
     pub fn log(&self) -> PathBuf {

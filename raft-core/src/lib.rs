@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod backup;
 mod codec;
 mod config;
 mod directory;
@@ -53,8 +54,9 @@ mod testing;
 mod transport;
 mod types;
 
+pub use backup::{BackupInfo, Restored, restore, verify_backup};
 pub use config::{Config, Start};
-pub use error::{ProposeError, ReadError, StartError};
+pub use error::{BackupError, ProposeError, ReadError, StartError};
 pub use founding::{Founded, found_alone};
 pub use log::SyncPolicy;
 pub use machine::{EntryContext, MachineError, Priority, SnapshotWriter, Stamper, StateMachine};

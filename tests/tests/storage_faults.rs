@@ -9,7 +9,8 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -463,7 +464,11 @@ impl SmallDisk {
         let stat = nix::sys::statvfs::statvfs(&self.path).unwrap();
         let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
         let bytes = vec![1; usize::try_from(free.saturating_sub(free_bytes)).unwrap()];
-        fs::write(self.filler(), bytes).unwrap();
+        let filler = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.filler());
+        filler.unwrap().write_all(&bytes).unwrap();
     }
 
     fn free(&self) {
@@ -483,7 +488,9 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_disk_is_full_stops_says_so_and_comes_back_when_there_is_space() {
-    let mut cluster = Cluster::builder(3).prepare();
+    let mut cluster = Cluster::builder(3)
+        .arguments(["--free-space-floor", "0"])
+        .prepare();
     let victim = 0;
     let Some(disk) = SmallDisk::mount(&cluster.files(victim).data, 64) else {
         return;
@@ -500,6 +507,7 @@ async fn a_node_whose_disk_is_full_stops_says_so_and_comes_back_when_there_is_sp
     assert!(log.contains("this node has failed and stops"), "{log}");
     assert!(granted.len() > 20, "the others went on");
     // Still full: it does not come up, and says why.
+    disk.fill_up_to(0);
     let logged = cluster.log(victim).len();
     cluster.restart(victim);
     let status = within(PATIENCE, "it ends", async || cluster.try_end(victim)).await;

@@ -34,6 +34,8 @@ pub mod path {
     pub const FINISH_CHANGE: &str = "/v1/cluster/finish-change";
     /// `POST`: have the node that is asked take a snapshot.
     pub const SNAPSHOT: &str = "/v1/cluster/snapshot";
+    /// `GET`: a backup of the whole cluster, as a file.
+    pub const BACKUP: &str = "/v1/cluster/backup";
     /// `GET`: the process lives (never the quorum).
     pub const HEALTHZ: &str = "/healthz";
     /// `GET`: a linearizable read works.

@@ -45,6 +45,8 @@ open_enum! {
         NoLeader = "no_leader",
         /// 503: too much work in flight; not applied.
         Overloaded = "overloaded",
+        /// 503: the disks are nearly full; not applied.
+        DiskFull = "disk_full",
         /// 503: a limit of the cluster is reached; not applied.
         LimitReached = "limit_reached",
         /// 503: the cluster was restored a moment ago and grants nothing yet; not applied.
@@ -89,7 +91,11 @@ impl ErrorCode {
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Internal | Self::Other(_) => 500,
-            Self::NoLeader | Self::Overloaded | Self::LimitReached | Self::HeldBack => 503,
+            Self::NoLeader
+            | Self::Overloaded
+            | Self::DiskFull
+            | Self::LimitReached
+            | Self::HeldBack => 503,
             Self::DeadlineExceeded => 504,
         }
     }
@@ -108,6 +114,7 @@ impl ErrorCode {
             self,
             Self::NoLeader
                 | Self::Overloaded
+                | Self::DiskFull
                 | Self::LimitReached
                 | Self::HeldBack
                 | Self::DeadlineExceeded
@@ -137,6 +144,7 @@ impl ErrorCode {
             Self::Internal => "The server failed",
             Self::NoLeader => "There is no leader with a quorum",
             Self::Overloaded => "The cluster is overloaded",
+            Self::DiskFull => "The cluster's disks are nearly full",
             Self::LimitReached => "A limit is reached",
             Self::HeldBack => "Grants are held back after a restore",
             Self::MemberNotFound => "There is no such member",

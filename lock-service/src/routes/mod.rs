@@ -2,6 +2,7 @@
 //! nothing.
 
 mod acquire;
+mod backup;
 mod cluster;
 mod extract;
 mod fence;
@@ -95,6 +96,7 @@ pub fn router(app: App) -> Router {
         .route(path::FINISH_CHANGE, post(membership::finish_change))
         .route(path::TRANSFER, post(membership::transfer))
         .route(path::SNAPSHOT, post(membership::snapshot))
+        .route(path::BACKUP, get(backup::backup))
         .route(path::HEALTHZ, get(cluster::healthz))
         .route(path::READYZ, get(cluster::readyz))
         .route(path::VERSION, get(cluster::version))

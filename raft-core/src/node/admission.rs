@@ -7,6 +7,7 @@
 //! for a permit of its own for what other nodes forward. Nothing here waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,6 +33,8 @@ pub(crate) struct InFlight {
 pub(crate) struct Admission {
     limits: [Limit; 3],
     in_flight: Mutex<InFlight>,
+    /// Whether free space is below its floor.
+    low_on_space: AtomicBool,
 }
 
 impl Admission {
@@ -62,6 +65,7 @@ impl Admission {
         Ok(Self {
             limits: [limit(percent), limit(percent / 2), limit(0)],
             in_flight: Mutex::default(),
+            low_on_space: AtomicBool::new(false),
         })
     }
 
@@ -85,6 +89,22 @@ impl Admission {
         }))
     }
 
+    /// Whether this node has enough space to lead.
+    pub fn has_space(&self) -> bool {
+        !self.low_on_space.load(Ordering::Relaxed)
+    }
+
+    /// See `node::space`.
+    pub fn set_space(&self, enough: bool) {
+        self.low_on_space.store(!enough, Ordering::Relaxed);
+    }
+
+    /// Whether this node, as the leader, takes a proposal as far as its disk is concerned. What
+    /// holders need goes on below the floor.
+    pub fn has_space_for(&self, priority: Priority) -> bool {
+        priority != Priority::Normal || self.has_space()
+    }
+
     #[cfg(test)]
     pub fn in_flight(&self) -> InFlight {
         *self.in_flight.lock()
@@ -101,6 +121,13 @@ impl Admission {
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     bytes: usize,
+}
+
+impl Permit {
+    /// See [`Admission::has_space_for`].
+    pub fn has_space_for(&self, priority: Priority) -> bool {
+        self.admission.has_space_for(priority)
+    }
 }
 
 impl Drop for Permit {

@@ -23,7 +23,7 @@ use crate::founding::FoundingState;
 use crate::machine::{Priority, StateMachine};
 use crate::membership::{Administered, AdministrationCall};
 use crate::snapshot::PartialSnapshot;
-use crate::transport::{AppendResults, FoundingHandler, Handler};
+use crate::transport::{AppendResults, FoundingHandler, Handler, Reply};
 use crate::types::{ProposalId, SnapshotMeta, TypeConfig, Vote};
 
 pub(super) struct PeerHandler<M: StateMachine> {
@@ -98,9 +98,12 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
         priority: Priority,
         command: Bytes,
         refused: Box<dyn FnOnce() + Send>,
-    ) -> bool {
+    ) -> Option<Reply> {
+        if !self.admission.has_space_for(priority) {
+            return Some(Reply::DiskFull);
+        }
         let Some(permit) = self.admission.admit(priority, command.len()) else {
-            return false;
+            return Some(Reply::Overloaded);
         };
         let sealing = Sealing {
             id,
@@ -113,7 +116,11 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
         if let Err(unsent) = self.proposals.try_send(sealing) {
             (unsent.into_inner().refused)();
         }
-        true
+        None
+    }
+
+    fn has_space(&self) -> bool {
+        self.admission.has_space()
     }
 
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>> {

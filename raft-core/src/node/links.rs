@@ -28,6 +28,7 @@ pub(crate) struct Forwarded {
 pub(crate) enum Refusal {
     NotTaken,
     Overloaded,
+    DiskFull,
 }
 
 /// How a proposal reaches a leader elsewhere.
@@ -64,6 +65,7 @@ impl Forward for Links {
                 match answer.wait().await {
                     Some(Reply::NotProposed) => Refusal::NotTaken,
                     Some(Reply::Overloaded) => Refusal::Overloaded,
+                    Some(Reply::DiskFull) => Refusal::DiskFull,
                     // Lost, or nonsense.
                     Some(_) | None => std::future::pending().await,
                 }

@@ -1,6 +1,7 @@
 //! A running member of a group: start, propose, read, watch, stop.
 
 pub(crate) mod admission;
+mod backup;
 mod handler;
 pub(crate) mod links;
 mod membership;
@@ -11,6 +12,7 @@ mod reads;
 pub(crate) mod retention;
 #[cfg(test)]
 mod snapshot_tests;
+mod space;
 mod standing;
 pub(crate) mod status;
 mod steward;
@@ -32,6 +34,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::apply::{AppliedReceiver, Applier};
+use crate::backup::PendingRestore;
 use crate::config::{Config, Start};
 use crate::error::{ProposeError, ReadError, StartError};
 use crate::founding::{FoundingState, SharedFounding, check_initial_peers};
@@ -53,6 +56,7 @@ use pending::{Outcome, Pending};
 use proposer::{Proposer, Sealing};
 use reads::{Ask, Reader};
 use retention::Retention;
+use space::SpaceWatch;
 use standing::Standing;
 use status::MetricsReceiver;
 pub use status::{MemberStatus, NodeProgress, Role, Status, StatusWatch};
@@ -126,6 +130,9 @@ impl<M: StateMachine> Node<M> {
             )));
         }
         let (log_path, snapshot_path) = (directory.log(), directory.snapshots());
+        let (plan, has_log) = (directory.restore_plan(), directory.has_log());
+        let restoring = run_blocking(move || PendingRestore::open(&plan)).await?;
+        let restored_as = restoring.as_ref().map(PendingRestore::cluster);
         let initial_peers = match &config.start {
             Start::InitialPeers(peers) => peers.clone(),
             Start::Existing | Start::Alone | Start::Join(_) => Vec::new(),
@@ -137,20 +144,23 @@ impl<M: StateMachine> Node<M> {
             initial_peers,
             channel.clone(),
         ));
-        let agreed = found(&config, &founding, &acceptor).await?;
+        let agreed = found(&config, &founding, &acceptor, restored_as).await?;
         let identity = Identity {
             node: founding.node(),
             cluster: agreed.cluster,
         };
 
-        let (sync, made) = (config.sync, founding.clone());
-        let (log, snapshots) = run_blocking(move || {
+        let (sync, made, member) = (config.sync, founding.clone(), config.member.clone());
+        let (log, snapshots, restoring) = run_blocking(move || {
             let snapshots = SnapshotStore::open(&snapshot_path)?;
             // Before the log is opened, which changes it: a node that is refused is left as it is.
             snapshots.newest().map_err(with_remedy)?;
+            if let Some(restoring) = restoring.as_ref().filter(|_| !has_log) {
+                restoring.import(&snapshots, identity.node, member)?;
+            }
             let log = LogStore::open(&log_path, sync)?;
             made.log_was_made()?;
-            Ok((log, snapshots))
+            Ok((log, snapshots, restoring))
         })
         .await?;
         let pending = Arc::new(Pending::new(identity.node, rand::random()));
@@ -244,6 +254,14 @@ impl<M: StateMachine> Node<M> {
             Arc::new(handler),
             snapshots,
         ));
+        let space = SpaceWatch {
+            directory: config.data_directory.clone(),
+            floor_bytes: config.free_space_floor_bytes,
+            admission: admission.clone(),
+            steward: steward.clone(),
+            links: links.clone(),
+        };
+        tasks.spawn(space.run());
         let standing = Standing::new(steward.clone(), founding.clone(), config.member);
         let standing_now = standing.state.subscribe();
         tasks.spawn(standing.run());
@@ -266,6 +284,9 @@ impl<M: StateMachine> Node<M> {
         };
         node.initialise(&founding, &agreed).await?;
         node.wait_until_member().await?;
+        if let Some(restoring) = restoring {
+            node.finish_restore(restoring).await?;
+        }
         Ok(node)
     }
 
@@ -524,7 +545,12 @@ async fn found(
     config: &Config,
     founding: &SharedFounding,
     acceptor: &Acceptor,
+    restored_as: Option<ClusterId>,
 ) -> Result<Founding, StartError> {
+    if let Some(cluster) = restored_as.filter(|_| founding.agreed().is_none()) {
+        let founding = founding.clone();
+        run_blocking(move || founding.found_restored(cluster)).await?;
+    }
     if founding.agreed().is_none() {
         match &config.start {
             Start::Existing => {
@@ -660,6 +686,9 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
     }
 
     async fn locally(&mut self, term: u64) -> Attempt<T> {
+        if !self.permit.has_space_for(self.priority) {
+            return Attempt::Done(Err(ProposeError::DiskFull));
+        }
         let (refuse, refused) = oneshot::channel();
         let sealing = Sealing {
             id: self.id,
@@ -703,6 +732,7 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
             match refused.await {
                 Refusal::NotTaken => Attempt::NeverEntered,
                 Refusal::Overloaded => Attempt::Done(Err(ProposeError::Overloaded)),
+                Refusal::DiskFull => Attempt::Done(Err(ProposeError::DiskFull)),
             }
         })
         .await

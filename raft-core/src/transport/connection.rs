@@ -117,7 +117,11 @@ struct Calls {
 
 impl Calls {
     fn replied(&mut self, number: u64, reply: &Reply) -> Option<oneshot::Sender<Reply>> {
-        if !matches!(reply, Reply::NotProposed | Reply::Overloaded) {
+        let refuses = matches!(
+            reply,
+            Reply::NotProposed | Reply::Overloaded | Reply::DiskFull
+        );
+        if !refuses {
             self.owed = self.owed.saturating_sub(1);
             self.owed_since = (self.owed > 0).then(Instant::now);
         }

@@ -85,6 +85,8 @@ pub(crate) enum Request {
     Agree(Founding),
     /// Read or change the membership, or hand the leadership over.
     Administer(AdministrationCall),
+    /// Have you space enough to lead?
+    HasSpace,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,4 +113,7 @@ pub(crate) enum Reply {
     /// Too much is in flight here: the proposal was not taken.
     Overloaded,
     Administered(Administered),
+    /// Below the free-space floor: the proposal was not taken.
+    DiskFull,
+    HasSpace(bool),
 }

@@ -73,8 +73,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
         meta: SnapshotMeta,
         snapshot: PartialSnapshot,
     ) -> BoxFuture<'_, Result<Vote, String>>;
-    /// Proposes on behalf of a peer; `false` when this node has too much in flight to take it.
-    /// `refused` is called when it was taken and never entered the log.
+    /// Proposes on behalf of a peer; `Some` says why this node does not take it. `refused` is called
+    /// when it was taken and never entered the log.
     fn propose(
         &self,
         term: u64,
@@ -82,7 +82,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
         priority: Priority,
         command: Bytes,
         refused: Box<dyn FnOnce() + Send>,
-    ) -> bool;
+    ) -> Option<Reply>;
+    fn has_space(&self) -> bool;
     fn read_index(&self) -> BoxFuture<'_, Result<Option<u64>, String>>;
     fn status(&self) -> NodeProgress;
     /// Reads or changes the membership, or hands the leadership over.
@@ -404,8 +405,8 @@ async fn serve_peer(
                     command,
                 } => {
                     let refused = refuse(replies.clone(), number);
-                    if !handler.propose(term, id, priority, command, refused) {
-                        send(&replies, number, &Reply::Overloaded).await?;
+                    if let Some(why) = handler.propose(term, id, priority, command, refused) {
+                        send(&replies, number, &why).await?;
                     }
                 }
                 request => {
@@ -447,6 +448,7 @@ async fn answer(handler: &dyn Handler, request: Request) -> Reply {
             .await
             .map(Reply::TransferLeader),
         Request::ReadIndex => handler.read_index().await.map(Reply::ReadIndex),
+        Request::HasSpace => Ok(Reply::HasSpace(handler.has_space())),
         Request::Status => Ok(Reply::Status(handler.status())),
         Request::Administer(call) => Ok(Reply::Administered(handler.administer(call).await)),
         _ => Err("this request has no place on this connection".to_owned()),
