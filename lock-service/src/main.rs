@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
-use lock_service::offline::{self, OfflineArgs, Verdict};
+use lock_service::offline::{self, OfflineArgs, Verdict, VerifyArgs};
 use lock_service::server::{self, Listeners};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -41,7 +41,7 @@ enum Command {
     Inspect(OfflineArgs),
     /// Check everything in a stopped node's data directory; changes nothing. Exit status 0: sound,
     /// 1: damaged, 2: could not be checked
-    Verify(OfflineArgs),
+    Verify(VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,10 +82,7 @@ fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
-fn look(
-    how: fn(&OfflineArgs, &mut dyn std::io::Write) -> std::io::Result<Verdict>,
-    args: &OfflineArgs,
-) -> ExitCode {
+fn look<A>(how: fn(&A, &mut dyn std::io::Write) -> std::io::Result<Verdict>, args: &A) -> ExitCode {
     match how(args, &mut std::io::stdout().lock()) {
         Ok(verdict) => ExitCode::from(verdict as u8),
         Err(error) => fail(FAILED, &error),

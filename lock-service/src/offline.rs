@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use raft_core::{Inspection, LogPosition, Member, NodeId, StartError};
+use raft_core::{BackupInfo, Inspection, LogPosition, Member, NodeId, StartError};
 use serde_json::{Value, json};
 
 use crate::config::DEFAULT_DATA_DIR;
 use crate::machine::{LockMachine, Surroundings};
 
-/// Flags of `palisaded inspect` and `palisaded verify`.
+/// Which directory to look at, and how to tell of it.
 #[derive(Args, Clone, Debug)]
 pub struct OfflineArgs {
     /// The data directory, of a node that does not run
@@ -26,6 +26,17 @@ pub struct OfflineArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `palisaded verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    directory: OfflineArgs,
+
+    /// Check this backup file instead of a data directory
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    backup: Option<PathBuf>,
 }
 
 /// What a look at a directory came to; also the process's exit status.
@@ -53,20 +64,59 @@ pub fn inspect(args: &OfflineArgs, out: &mut dyn Write) -> io::Result<Verdict> {
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn verify(args: &OfflineArgs, out: &mut dyn Write) -> io::Result<Verdict> {
+pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<Verdict> {
     let machine = LockMachine::new(Surroundings::default());
-    print(args, raft_core::verify(&args.data_dir, &machine), out)
+    match &args.backup {
+        None => {
+            let seen = raft_core::verify(&args.directory.data_dir, &machine);
+            print(&args.directory, seen, out)
+        }
+        Some(path) => {
+            let seen = raft_core::verify_backup(path, &machine);
+            print_backup(path, &args.directory, seen, out)
+        }
+    }
 }
 
-fn print(
+fn print_backup(
+    path: &Path,
     args: &OfflineArgs,
-    seen: Result<Inspection, StartError>,
+    seen: Result<BackupInfo, StartError>,
     out: &mut dyn Write,
 ) -> io::Result<Verdict> {
-    let (verdict, problems) = match &seen {
-        Ok(seen) if seen.problems.is_empty() => (Verdict::Sound, Vec::new()),
-        Ok(seen) => (Verdict::Damaged, seen.problems.clone()),
-        Err(StartError::Storage(error)) if error.kind() == io::ErrorKind::InvalidData => {
+    let (verdict, word, problems) = judge(seen.as_ref().map(|_| [].as_slice()));
+    if args.json {
+        let mut body = seen.as_ref().map_or(json!({}), |info| {
+            json!({
+                "cluster_id": info.cluster.to_string(),
+                "node_id": info.node.to_string(),
+                "last": {"term": info.term, "index": info.index},
+                "members": info.members.iter().map(|(node, member)| json!({
+                    "node_id": node.to_string(),
+                    "name": member.name,
+                })).collect::<Vec<_>>(),
+                "taken_unix_ms": info.taken_unix_ms,
+            })
+        });
+        body["backup"] = json!(path);
+        return print_json(body, word, &problems, out).map(|()| verdict);
+    }
+    writeln!(out, "backup      {}", path.display())?;
+    if let Ok(info) = &seen {
+        writeln!(out, "cluster     {}", info.cluster)?;
+        writeln!(out, "made by     {}", info.node)?;
+        writeln!(out, "last entry  index {} (term {})", info.index, info.term)?;
+        writeln!(out, "taken       {} ms since 1970", info.taken_unix_ms)?;
+    }
+    print_verdict(word, &problems, out).map(|()| verdict)
+}
+
+/// The verdict, its word, and everything that is wrong.
+fn judge(seen: Result<&[String], &StartError>) -> (Verdict, &'static str, Vec<String>) {
+    let (verdict, problems) = match seen {
+        Ok([]) => (Verdict::Sound, Vec::new()),
+        Ok(problems) => (Verdict::Damaged, problems.to_vec()),
+        Err(error @ StartError::Storage(io)) if io.kind() == io::ErrorKind::InvalidData => {
             (Verdict::Damaged, vec![error.to_string()])
         }
         Err(error) => (Verdict::Unknown, vec![error.to_string()]),
@@ -76,23 +126,43 @@ fn print(
         Verdict::Damaged => "damaged",
         Verdict::Unknown => "not checked",
     };
+    (verdict, word, problems)
+}
+
+fn print_json(
+    mut body: Value,
+    word: &str,
+    problems: &[String],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    body["verdict"] = json!(word);
+    body["problems"] = json!(problems);
+    serde_json::to_writer_pretty(&mut *out, &body)?;
+    writeln!(out)
+}
+
+fn print_verdict(word: &str, problems: &[String], out: &mut dyn Write) -> io::Result<()> {
+    for problem in problems {
+        writeln!(out, "problem     {problem}")?;
+    }
+    writeln!(out, "{word}")
+}
+
+fn print(
+    args: &OfflineArgs,
+    seen: Result<Inspection, StartError>,
+    out: &mut dyn Write,
+) -> io::Result<Verdict> {
+    let (verdict, word, problems) = judge(seen.as_ref().map(|seen| seen.problems.as_slice()));
     if args.json {
         let mut body = seen.as_ref().map_or(json!({}), describe);
         body["data_dir"] = json!(args.data_dir);
-        body["verdict"] = json!(word);
-        body["problems"] = json!(problems);
-        serde_json::to_writer_pretty(&mut *out, &body)?;
-        writeln!(out)?;
-        return Ok(verdict);
+        return print_json(body, word, &problems, out).map(|()| verdict);
     }
     if let Ok(seen) = &seen {
         table(&args.data_dir, seen, out)?;
     }
-    for problem in &problems {
-        writeln!(out, "problem     {problem}")?;
-    }
-    writeln!(out, "{word}")?;
-    Ok(verdict)
+    print_verdict(word, &problems, out).map(|()| verdict)
 }
 
 fn position(position: Option<LogPosition>) -> Value {

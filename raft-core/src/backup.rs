@@ -117,18 +117,20 @@ fn read_backup<M: StateMachine>(path: &Path, machine: &M) -> Result<(BackupInfo,
 /// interrupted right after: make it one of which a repeat has no effect.
 ///
 /// # Errors
-/// [`StartError::Storage`] when the backup is damaged, [`StartError::Configuration`] when the
-/// directory is not empty (what an interrupted restore left there does not count).
+/// [`StartError::Storage`] when the backup is damaged, [`StartError::Configuration`] when
+/// `first_command` refuses, or the directory is not empty (what an interrupted restore left there does
+/// not count).
 pub fn restore<M: StateMachine>(
     backup: &Path,
     directory: &Path,
     machine: &M,
-    first_command: impl FnOnce(&BackupInfo, &M, ClusterId) -> Option<M::Command>,
+    first_command: impl FnOnce(&BackupInfo, &M, ClusterId) -> Result<Option<M::Command>, String>,
 ) -> Result<Restored, StartError> {
     let (info, state) = read_backup(backup, machine)?;
     let target = DirectoryForRestore::open(directory)?;
     let cluster = ClusterId(rand::random());
-    let first_command = first_command(&info, &state, cluster)
+    let first_command = first_command(&info, &state, cluster).map_err(StartError::Configuration)?;
+    let first_command = first_command
         .map(|command| postcard::to_allocvec(&command).map(Bytes::from))
         .transpose()
         .map_err(|error| {

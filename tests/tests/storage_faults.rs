@@ -426,6 +426,68 @@ async fn a_node_whose_fsync_fails_stops_says_so_and_loses_nothing() {
     }
 }
 
+/// A cluster of which each node's floor can be changed between its starts.
+fn with_floors(floors: &Arc<Mutex<[u64; 3]>>) -> tests::ClusterBuilder {
+    let floors = floors.clone();
+    Cluster::builder(3).customise(move |files, command| {
+        let floor = floors.lock().unwrap()[files.number].to_string();
+        command.env("PALISADE_FREE_SPACE_FLOOR", floor);
+    })
+}
+
+/// More than any disk has free.
+const NEVER_ENOUGH: u64 = 1 << 60;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_the_floor_new_work_is_refused_and_holders_and_reads_go_on() {
+    let floors = Arc::new(Mutex::new([0; 3]));
+    let mut cluster = with_floors(&floors).start().await;
+    let held = take(&cluster, 0, "held", 2).await;
+    cluster.kill9_all();
+    *floors.lock().unwrap() = [NEVER_ENOUGH; 3];
+    cluster.restart_all();
+    cluster.wait_ready().await;
+    for node in 0..3 {
+        let http = cluster.http(node);
+        let problem = eventually("new work is refused", async || {
+            let reply = Acquire::new("new").send(&http).await;
+            (reply.status != 200 && reply.code() != "no_leader").then_some(reply)
+        })
+        .await
+        .expect_problem(503, "disk_full");
+        assert_eq!(problem["outcome"], "not_applied", "{problem}");
+        assert_held(&cluster, node, &held).await;
+        let renewal = serde_json::json!({ "lease": held[0].request.lease() });
+        http.post(lock_api::path::RENEW, &renewal).await.expect(200);
+    }
+    held[1].release(&cluster.http(0)).await.expect(200);
+    cluster.kill9_all();
+    *floors.lock().unwrap() = [0; 3];
+    cluster.restart_all();
+    cluster.wait_ready().await;
+    take(&cluster, 1, "new", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_below_its_floor_hands_over_to_a_voter_with_space() {
+    let floors = Arc::new(Mutex::new([0; 3]));
+    let mut cluster = with_floors(&floors).start().await;
+    let granted = take(&cluster, 0, "before", 3).await;
+    // Only one node has space, whoever is elected first.
+    *floors.lock().unwrap() = [NEVER_ENOUGH, NEVER_ENOUGH, 0];
+    cluster.kill9_all();
+    cluster.restart_all();
+    cluster.wait_ready().await;
+    eventually("the node with space leads", async || {
+        (cluster.leader().await == 2).then_some(())
+    })
+    .await;
+    for node in 0..3 {
+        take(&cluster, node, &format!("after-{node}"), 2).await;
+        assert_held(&cluster, node, &granted).await;
+    }
+}
+
 /// A small file system for one node, unmounted in the end.
 struct SmallDisk {
     path: PathBuf,

@@ -65,7 +65,7 @@ async fn backed_up() -> (tempfile::TempDir, PathBuf, BackupInfo) {
 
 fn restored(backup: &Path, directory: &Path) -> Result<Restored, StartError> {
     restore(backup, directory, &Register::default(), |_, _, _| {
-        Some(FIRST)
+        Ok(Some(FIRST))
     })
 }
 
