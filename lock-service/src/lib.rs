@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod dev;
 mod machine;
+pub mod metrics;
 pub mod offline;
 mod problem;
 mod renewals;

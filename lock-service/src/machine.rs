@@ -4,12 +4,16 @@
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
-use lock_model::{Command, Entry, LockTable, Outcome, Refusal, Response, Timestamp, invariants};
+use ::metrics::Counter;
+use lock_model::{
+    Command, Entry, EventKind, LockTable, Outcome, Refusal, Response, Timestamp, invariants,
+};
 use parking_lot::Mutex;
 use raft_core::{EntryContext, MachineError, Priority, SnapshotWriter, StateMachine};
 use tokio::sync::Notify;
 
 use crate::clock::AppliedClock;
+use crate::metrics::grants;
 use crate::waiters::Waiters;
 
 /// Wakes the ticker when something falls due before it meant to look again.
@@ -56,6 +60,7 @@ pub struct Surroundings {
 pub struct LockMachine {
     pub table: LockTable,
     surroundings: Surroundings,
+    grants: Counter,
 }
 
 impl LockMachine {
@@ -63,6 +68,7 @@ impl LockMachine {
         Self {
             table: LockTable::new(),
             surroundings,
+            grants: grants(),
         }
     }
 
@@ -94,6 +100,9 @@ impl StateMachine for LockMachine {
         self.surroundings.clock.applied(self.table.clock());
         self.surroundings.alarm.due(self.table.next_deadline());
         self.surroundings.waiters.tell(&outcome.events);
+        let is_grant = |kind: &EventKind| matches!(kind, EventKind::Granted { .. });
+        let granted = outcome.events.iter().filter(|event| is_grant(&event.kind));
+        self.grants.increment(granted.count() as u64);
         Ok(outcome)
     }
 
@@ -130,6 +139,7 @@ impl StateMachine for LockMachine {
         Ok(Self {
             table,
             surroundings: self.surroundings.clone(),
+            grants: self.grants.clone(),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
+use lock_service::metrics::Exposition;
 use lock_service::offline::{self, OfflineArgs, Verdict, VerifyArgs};
 use lock_service::server::{self, Listeners};
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,6 +95,10 @@ async fn serve(args: ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
+    let exposition = match Exposition::install() {
+        Ok(exposition) => exposition,
+        Err(error) => return fail(FAILED, &error),
+    };
     let stop_with_stdin = config.stop_with_stdin;
     let shutdown = async move {
         tokio::select! {
@@ -103,7 +108,7 @@ async fn serve(args: ServeArgs) -> ExitCode {
     };
     let served = async {
         let listeners = Listeners::bind(&config).await?;
-        server::run(config, listeners, shutdown).await
+        server::run(config, listeners, exposition, shutdown).await
     };
     match served.await {
         Ok(()) => ExitCode::SUCCESS,

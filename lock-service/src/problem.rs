@@ -10,6 +10,7 @@ use lock_api::{
 use lock_model::{Field, LockHeldReason, Position, Refusal};
 use raft_core::{ProposeError, ReadError};
 
+use crate::metrics::AnsweredCode;
 use crate::service::wire;
 
 /// A problem on its way out.
@@ -216,6 +217,8 @@ impl IntoResponse for Failure {
         let status =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(&*problem)).into_response();
+        let code = AnsweredCode(problem.code.clone().into());
+        response.extensions_mut().insert(code);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use crate::machine::LockMachine;
+use crate::metrics::renew_leases;
 
 /// Leases in one entry at the most.
 const MAX_LEASES: usize = 4096;
@@ -66,6 +67,7 @@ impl Renewer {
 }
 
 async fn collect(node: Arc<Node<LockMachine>>, mut queue: mpsc::Receiver<Ask>) {
+    let sizes = renew_leases();
     let mut asks = Vec::new();
     loop {
         if asks.is_empty() {
@@ -88,9 +90,13 @@ async fn collect(node: Arc<Node<LockMachine>>, mut queue: mpsc::Receiver<Ask>) {
         // A little before the first of them gives up, so that it hears what is known.
         let earliest = asks.iter().map(|ask| ask.deadline).min().unwrap_or(attempt);
         let until = attempt.min(earliest.checked_sub(MARGIN).unwrap_or(earliest));
+        let size = u32::try_from(leases.len()).unwrap_or(u32::MAX);
         let command = Command::Renew { leases };
         match node.propose(&command, until).await {
-            Ok(applied) => answer(std::mem::take(&mut asks), applied.response),
+            Ok(applied) => {
+                sizes.record(f64::from(size));
+                answer(std::mem::take(&mut asks), applied.response);
+            }
             Err(error) => {
                 // A renewal may be executed twice: it only raises deadlines, and those who asked
                 // count from when they sent it. So whoever still waits is tried again.

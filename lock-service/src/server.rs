@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::clock::ClusterClock;
 use crate::config::ServeConfig;
 use crate::machine::{LockMachine, Surroundings};
+use crate::metrics::Exposition;
 use crate::routes::{App, router};
 use crate::service::Service;
 use crate::ticker::Ticker;
@@ -80,9 +81,11 @@ impl Listeners {
 pub async fn run(
     config: ServeConfig,
     listeners: Listeners,
+    exposition: Exposition,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let app = App::default();
+    let upkeep = tokio::spawn(exposition.clone().upkeep());
+    let app = App::new(exposition);
     let (stop_http, stopping) = tokio::sync::oneshot::channel::<()>();
     let listener = listeners.http.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -138,6 +141,7 @@ pub async fn run(
         let _ = stop_http.send(());
         drain(http).await?;
     }
+    upkeep.abort();
     match failure {
         None => Ok(()),
         Some(why) => Err(ServeError::Failed(why)),

@@ -132,6 +132,11 @@ impl Service {
         &self.node
     }
 
+    /// HTTP requests that wait on this node for their grant.
+    pub fn parked_requests(&self) -> usize {
+        self.waiters.len()
+    }
+
     async fn propose(&self, command: &Command, deadline: Instant) -> Result<Outcome, Failure> {
         let outcome = self.node.propose(command, deadline).await?.response;
         match &outcome.response {

@@ -9,6 +9,7 @@ use raft_core::Node;
 
 use crate::clock::{AppliedClock, token_floor};
 use crate::machine::{Alarm, LockMachine};
+use crate::metrics::ticks;
 
 /// While a deadline is pending the leader commits at least this often: a failover extends leases by
 /// no more than that, and the time without a leader.
@@ -39,6 +40,7 @@ enum Need {
 
 impl Ticker {
     pub async fn run(self) {
+        let ticks = ticks();
         let mut more_due = false;
         loop {
             let need = if more_due { Need::Tick } else { self.need() };
@@ -58,7 +60,12 @@ impl Ticker {
             };
             let deadline = Instant::now() + PROPOSE_TIMEOUT;
             match self.node.propose(&command, deadline).await {
-                Ok(applied) => more_due = applied.response.more_due,
+                Ok(applied) => {
+                    more_due = applied.response.more_due;
+                    if command == Command::Tick {
+                        ticks.increment(1);
+                    }
+                }
                 Err(error) => {
                     more_due = false;
                     tracing::debug!(%error, "cluster time does not move");

@@ -73,6 +73,11 @@ impl Waiters {
         }
     }
 
+    /// How many requests are parked, repeats counted once.
+    pub fn len(&self) -> usize {
+        self.parked.lock().by_request.len()
+    }
+
     /// Tells parked requests what became of them.
     pub fn tell(&self, events: &[Event]) {
         for event in events {

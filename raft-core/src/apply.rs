@@ -6,8 +6,9 @@
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ::metrics::Histogram;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
@@ -20,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 #[cfg(test)]
 use crate::log::LogStore;
 use crate::machine::{EntryContext, SnapshotWriter, StateMachine};
+use crate::metrics::apply_seconds;
 use crate::node::pending::Pending;
 use crate::node::retention::AppliedBytes;
 use crate::runtime::{InstantOf, Runtime, Tokio};
@@ -82,6 +84,7 @@ pub(crate) struct Applier<M: StateMachine, R: Runtime = Tokio> {
     /// What counts as a stall: see [`Config::rebase_after`](crate::Config::rebase_after).
     stall_after: Duration,
     applied_bytes: AppliedBytes,
+    seconds: Histogram,
 }
 
 impl<M: StateMachine, R: Runtime> Applier<M, R> {
@@ -118,6 +121,7 @@ impl<M: StateMachine, R: Runtime> Applier<M, R> {
             log: log.map(|log| Arc::new(log) as Arc<dyn SyncLog>),
             stall_after,
             applied_bytes: AppliedBytes::default(),
+            seconds: apply_seconds(),
         })
     }
 
@@ -231,11 +235,13 @@ impl<M: StateMachine, R: Runtime> RaftStateMachine<TypeConfig<R>> for Applier<M,
                         term: log_id.leader_id.term,
                         stamp: proposal.stamp,
                     };
+                    let began = Instant::now();
                     let response = self
                         .machine
                         .write()
                         .apply(context, command)
                         .map_err(io::Error::other)?;
+                    self.seconds.record(began.elapsed());
                     answer = Some((proposal.id, response));
                     self.applied_bytes.add(proposal.command.len());
                 }

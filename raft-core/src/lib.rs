@@ -41,6 +41,7 @@ mod machine;
 mod membership;
 #[cfg(test)]
 mod memory;
+pub mod metrics;
 mod node;
 mod offline;
 mod runtime;

@@ -112,6 +112,12 @@ pub(crate) struct ProposalId {
     pub sequence: u64,
 }
 
+impl fmt::Display for ProposalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.sequence)
+    }
+}
+
 /// The application data of one log entry.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Proposal {
@@ -131,9 +137,8 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}/{} stamp={} {} bytes",
-            self.id.node,
-            self.id.sequence,
+            "{} stamp={} {} bytes",
+            self.id,
             self.stamp,
             self.command.len()
         )
@@ -143,19 +148,31 @@ impl fmt::Display for Proposal {
 /// Hands the outcome of a write to a closure, on whichever task openraft completes it.
 ///
 /// Dropping it unanswered says nothing about the write; whoever waits has a deadline of its own.
-pub(crate) struct Callback<T>(Box<dyn FnOnce(T) + Send>);
+pub(crate) struct Callback<T> {
+    /// Follows the proposal.
+    span: tracing::Span,
+    call: Box<dyn FnOnce(T) + Send>,
+}
 
 impl<T> Callback<T> {
-    pub fn new(call: impl FnOnce(T) + Send + 'static) -> Self {
-        Self(Box::new(call))
+    pub fn new(span: tracing::Span, call: impl FnOnce(T) + Send + 'static) -> Self {
+        Self {
+            span,
+            call: Box::new(call),
+        }
     }
 }
 
 impl<R: Runtime, T: openraft::OptionalSend + 'static>
     openraft::raft::responder::Responder<TypeConfig<R>, T> for Callback<T>
 {
+    fn on_commit(&mut self, log_id: LogId) {
+        tracing::debug!(parent: &self.span, index = log_id.index, "committed");
+    }
+
     fn on_complete(self, result: T) {
-        (self.0)(result);
+        let Self { span, call } = self;
+        span.in_scope(|| call(result));
     }
 }
 

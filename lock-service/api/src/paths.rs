@@ -40,6 +40,8 @@ pub mod path {
     pub const HEALTHZ: &str = "/healthz";
     /// `GET`: a linearizable read works.
     pub const READYZ: &str = "/readyz";
+    /// `GET`: metrics in Prometheus's text format.
+    pub const METRICS: &str = "/metrics";
     /// `GET`: what is running.
     pub const VERSION: &str = "/version";
 }

@@ -9,28 +9,40 @@ mod fence;
 mod leases;
 mod locks;
 mod membership;
+mod metrics;
 
 use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::Router;
 use axum::http::HeaderValue;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use lock_api::{Consistency, ErrorCode, POSITION_HEADER, Position, Problem, path};
 use serde::Serialize;
 
 use self::extract::Terms;
+use crate::metrics::{Exposition, measure};
 use crate::problem::{Failure, unavailable};
 use crate::service::Service;
 
 /// The service, once this node is a member of a cluster.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct App {
     service: Arc<OnceLock<Arc<Service>>>,
+    exposition: Exposition,
 }
 
 impl App {
+    /// Without a service yet.
+    pub fn new(exposition: Exposition) -> Self {
+        Self {
+            service: Arc::default(),
+            exposition,
+        }
+    }
+
     /// From now on requests are served. Only the first call counts.
     pub fn serve(&self, service: Arc<Service>) {
         let _ = self.service.set(service);
@@ -100,8 +112,10 @@ pub fn router(app: App) -> Router {
         .route(path::HEALTHZ, get(cluster::healthz))
         .route(path::READYZ, get(cluster::readyz))
         .route(path::VERSION, get(cluster::version))
+        .route(path::METRICS, get(metrics::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(measure))
         .with_state(app)
 }
 

@@ -34,6 +34,7 @@ use crate::offline::{missing_snapshot, snapshot_is_missing};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 pub(crate) use recovery::{Examined, HOW_TO_REBUILD, examine, with_remedy};
 use tail::Tail;
+pub(crate) use writer::Backlog;
 use writer::{Job, Writer};
 
 /// A read for replication returns at most about this many bytes; frames are bounded.
@@ -112,6 +113,11 @@ impl LogStore {
             ));
         }
         Ok(())
+    }
+
+    /// What waits for the writer thread. Holding it does not hold the log open.
+    pub fn backlog(&self) -> Arc<Backlog> {
+        self.writer.backlog.clone()
     }
 
     /// Syncs, advances the mark and ends the writer thread. Later writes fail. RocksDB itself closes

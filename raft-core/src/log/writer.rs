@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 use super::mark::{Durable, Mark};
 use super::{Shared, SyncPolicy, keys};
 use crate::codec;
+use crate::metrics::LogMetrics;
 use crate::types::{LogId, TypeConfig, Vote, vote_rank};
 
 /// One batch takes at most this much from the queue, so that a sync's latency stays bounded.
@@ -25,6 +27,9 @@ const MARK_LAG: Duration = Duration::from_secs(1);
 
 /// Jobs that wait for the thread. openraft merges what it has into few large appends, so this is much.
 const QUEUE: usize = 1024;
+/// Bytes of entries that wait for the thread, beside what comes alone. A leader whose followers are
+/// quicker commits and applies what it has not written yet itself, so no other bound holds here.
+const QUEUE_BYTES: usize = 32 << 20;
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Done = oneshot::Sender<io::Result<()>>;
@@ -57,10 +62,47 @@ pub(super) enum Job {
     },
 }
 
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Job::Append { records, .. } => records.iter().map(|(_, record)| record.len()).sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// What waits for the thread, or what it is writing.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    jobs: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Backlog {
+    pub fn jobs(&self) -> usize {
+        self.jobs.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.jobs.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn done(&self, jobs: usize, bytes: usize) {
+        self.jobs.fetch_sub(jobs, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The sending side of the queue. The thread ends when all clones are gone.
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: SyncSender<Job>,
+    pub backlog: Arc<Backlog>,
 }
 
 impl Writer {
@@ -71,6 +113,7 @@ impl Writer {
         sync: SyncPolicy,
     ) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
+        let backlog = Arc::new(Backlog::default());
         let durable = mark.value();
         let thread = WriterThread {
             db,
@@ -80,18 +123,32 @@ impl Writer {
             marked_at: Instant::now(),
             sync: sync == SyncPolicy::Always,
             written_committed: None,
+            backlog: backlog.clone(),
+            metrics: LogMetrics::new(),
         };
         thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || thread.run(&queue))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, backlog })
     }
 
     /// Queues a job. A full queue holds the caller back, which is openraft's own loop: while the disk
     /// is that far behind, nothing more is taken. Not cancellation safe.
     pub async fn send(&self, mut job: Job) -> io::Result<()> {
+        let bytes = job.bytes();
         loop {
-            match self.jobs.try_send(job) {
+            let queued = self.backlog.bytes();
+            if bytes > 0 && queued > 0 && queued + bytes > QUEUE_BYTES {
+                tokio::time::sleep(FULL_PAUSE).await;
+                continue;
+            }
+            // Counted first, so that the thread never takes off what is not on yet.
+            self.backlog.add(bytes);
+            let sent = self.jobs.try_send(job);
+            if sent.is_err() {
+                self.backlog.done(1, bytes);
+            }
+            match sent {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(unsent)) => {
                     job = unsent;
@@ -110,6 +167,8 @@ impl Writer {
 /// Callbacks of the batch being built.
 #[derive(Default)]
 struct Waiting {
+    jobs: usize,
+    bytes: usize,
     appends: Vec<IOFlushed<TypeConfig>>,
     others: Vec<Done>,
 }
@@ -139,6 +198,8 @@ struct WriterThread {
     marked_at: Instant,
     sync: bool,
     written_committed: Option<LogId>,
+    backlog: Arc<Backlog>,
+    metrics: LogMetrics,
 }
 
 impl WriterThread {
@@ -161,6 +222,7 @@ impl WriterThread {
             if let Err(error) = &result {
                 tracing::error!(%error, "a write to the log failed; the log stops");
             }
+            self.backlog.done(waiting.jobs, waiting.bytes);
             waiting.complete(&result);
             let failed = result.is_err();
             if let Some(done) = closing {
@@ -199,15 +261,19 @@ impl WriterThread {
         let mut batch = WriteBatch::default();
         let mut next = Some(first);
         let mut appended: Option<LogId> = None;
+        let mut entries = 0;
         let mut voted = None;
         let mut needs_sync = false;
         while let Some(job) = next.take() {
+            waiting.jobs += 1;
+            waiting.bytes += job.bytes();
             match job {
                 Job::Append {
                     records,
                     last,
                     callback,
                 } => {
+                    entries += records.len();
                     for (index, record) in &records {
                         batch.put(keys::entry(*index), record);
                     }
@@ -244,6 +310,7 @@ impl WriterThread {
                         std::mem::take(&mut batch),
                         true,
                         appended.take(),
+                        std::mem::take(&mut entries),
                         voted.take(),
                     )?;
                     self.durable.synced_below = self.durable.synced_below.min(first_removed);
@@ -256,7 +323,7 @@ impl WriterThread {
                 next = queue.try_recv().ok();
             }
         }
-        self.write(batch, needs_sync, appended, voted)?;
+        self.write(batch, needs_sync, appended, entries, voted)?;
         if voted.is_some() {
             // A vote must not be forgotten even when RocksDB loses its tail.
             self.advance_mark()?;
@@ -269,6 +336,7 @@ impl WriterThread {
         mut batch: WriteBatch,
         needs_sync: bool,
         appended: Option<LogId>,
+        entries: usize,
         voted: Option<(u64, bool)>,
     ) -> io::Result<()> {
         let committed = self.shared.state.read().committed;
@@ -277,6 +345,7 @@ impl WriterThread {
             self.written_committed = committed;
         }
         let sync = needs_sync && self.sync;
+        let (began, bytes) = (Instant::now(), batch.size_in_bytes());
         if !batch.is_empty() {
             let mut options = WriteOptions::default();
             options.set_sync(sync);
@@ -285,6 +354,9 @@ impl WriterThread {
                 .map_err(keys::storage_error)?;
         } else if sync {
             self.db.flush_wal(true).map_err(keys::storage_error)?;
+        }
+        if sync {
+            self.metrics.synced(began, entries, bytes);
         }
         if let Some(last) = appended {
             self.shared.state.write().tail.written(last.index);

@@ -9,10 +9,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::metrics::Counter;
 use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::machine::Priority;
+use crate::metrics::refusals;
 
 /// Most proposals and bytes in flight, per priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub(crate) struct InFlight {
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: [Limit; 3],
+    refusals: [Counter; 3],
     in_flight: Mutex<InFlight>,
     /// Whether free space is below its floor.
     low_on_space: AtomicBool,
@@ -64,6 +67,7 @@ impl Admission {
         };
         Ok(Self {
             limits: [limit(percent), limit(percent / 2), limit(0)],
+            refusals: refusals(),
             in_flight: Mutex::default(),
             low_on_space: AtomicBool::new(false),
         })
@@ -79,6 +83,8 @@ impl Admission {
         };
         let fits = after.proposals <= limit.proposals && after.bytes <= limit.bytes;
         if !fits && in_flight.proposals > 0 {
+            drop(in_flight);
+            self.refusals[priority as usize].increment(1);
             return None;
         }
         *in_flight = after;
@@ -105,7 +111,7 @@ impl Admission {
         priority != Priority::Normal || self.has_space()
     }
 
-    #[cfg(test)]
+    /// What is in flight now.
     pub fn in_flight(&self) -> InFlight {
         *self.in_flight.lock()
     }

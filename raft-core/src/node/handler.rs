@@ -109,6 +109,7 @@ impl<M: StateMachine> Handler for PeerHandler<M> {
             id,
             command,
             term,
+            span: tracing::debug_span!("forwarded_proposal", proposal = %id, term),
             permit,
             refused,
         };

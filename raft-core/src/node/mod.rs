@@ -10,6 +10,7 @@ mod plan;
 pub(crate) mod proposer;
 mod reads;
 pub(crate) mod retention;
+mod sampler;
 #[cfg(test)]
 mod snapshot_tests;
 mod space;
@@ -28,10 +29,12 @@ use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::TypeConfigExt;
 use parking_lot::RwLock;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, Span, debug, debug_span};
 
 use crate::apply::{AppliedReceiver, Applier};
 use crate::backup::PendingRestore;
@@ -42,6 +45,7 @@ use crate::identity::DataDirectory;
 use crate::joining::{HOW_TO_COME_BACK, others_to_join};
 use crate::log::{LogStore, with_remedy};
 use crate::machine::{Priority, Stamper, StateMachine};
+use crate::metrics::{ProposalMetrics, describe};
 use crate::runtime::{InstantOf, Runtime, Tokio, before};
 use crate::snapshot::SnapshotStore;
 use crate::transport::{
@@ -56,6 +60,7 @@ use pending::{Outcome, Pending};
 use proposer::{Proposer, Sealing};
 use reads::{Ask, Reader};
 use retention::Retention;
+use sampler::Sampler;
 use space::SpaceWatch;
 use standing::Standing;
 use status::MetricsReceiver;
@@ -91,6 +96,7 @@ pub struct Node<M: StateMachine> {
     applied: AppliedReceiver,
     pending: Arc<Pending<M::Response>>,
     admission: Arc<Admission>,
+    outcomes: ProposalMetrics,
     proposals: mpsc::Sender<Sealing>,
     reads: mpsc::Sender<Ask>,
     links: Arc<Links>,
@@ -118,6 +124,7 @@ impl<M: StateMachine> Node<M> {
         machine: M,
         stamper: impl Stamper,
     ) -> Result<Self, StartError> {
+        describe();
         let admission = Arc::new(Admission::new(&config).map_err(StartError::Configuration)?);
         let path = config.data_directory.clone();
         let directory = run_blocking(move || DataDirectory::open(&path)).await?;
@@ -265,6 +272,14 @@ impl<M: StateMachine> Node<M> {
         let standing = Standing::new(steward.clone(), founding.clone(), config.member);
         let standing_now = standing.state.subscribe();
         tasks.spawn(standing.run());
+        let sampler = Sampler {
+            metrics: raft.metrics(),
+            admission: admission.clone(),
+            pending: pending.clone(),
+            proposals: proposals.clone(),
+            backlog: log.backlog(),
+        };
+        tasks.spawn(sampler.run());
         let node = Self {
             metrics: raft.metrics(),
             raft,
@@ -272,6 +287,7 @@ impl<M: StateMachine> Node<M> {
             applied,
             pending,
             admission,
+            outcomes: ProposalMetrics::new(),
             proposals,
             reads,
             links,
@@ -411,20 +427,29 @@ impl<M: StateMachine> Node<M> {
     /// # Cancellation
     /// A dropped call leaves the outcome unknown. What it had in flight counts as such until it has
     /// left this node's queues.
-    pub async fn propose(
+    pub fn propose(
         &self,
         command: &M::Command,
         deadline: std::time::Instant,
-    ) -> Result<Applied<M::Response>, ProposeError> {
+    ) -> impl Future<Output = Result<Applied<M::Response>, ProposeError>> + Send + use<'_, M> {
         let priority = M::priority(command);
-        let command = postcard::to_allocvec(command)
-            .map_err(|error| ProposeError::Encoding(error.to_string()))?;
-        if command.len() > MAX_COMMAND_BYTES {
-            return Err(ProposeError::TooLarge {
-                bytes: command.len(),
-                limit: MAX_COMMAND_BYTES,
-            });
+        let command = encode(command);
+        async move {
+            let result = match command {
+                Ok(command) => self.propose_encoded(priority, command, deadline).await,
+                Err(error) => Err(error),
+            };
+            self.outcomes.ended(&result);
+            result
         }
+    }
+
+    async fn propose_encoded(
+        &self,
+        priority: Priority,
+        command: Bytes,
+        deadline: std::time::Instant,
+    ) -> Result<Applied<M::Response>, ProposeError> {
         let Some(permit) = self.admission.admit(priority, command.len()) else {
             return Err(ProposeError::Overloaded);
         };
@@ -433,6 +458,7 @@ impl<M: StateMachine> Node<M> {
             pending: &self.pending,
             id,
         };
+        let span = debug_span!("proposal", proposal = %id, bytes = command.len());
         let deadline = Tokio::instant(deadline);
         Attempts::<_, _, Tokio> {
             node: Parts {
@@ -444,12 +470,13 @@ impl<M: StateMachine> Node<M> {
             },
             id,
             priority,
-            command: command.into(),
+            command,
             permit,
             outcome,
             deadline,
         }
         .run()
+        .instrument(span)
         .await
     }
 
@@ -529,6 +556,18 @@ impl<M: StateMachine> Node<M> {
         self.log.released(RELEASE_TIMEOUT).await;
         self.founding.leave_directory();
         closed
+    }
+}
+
+fn encode(command: &impl Serialize) -> Result<Bytes, ProposeError> {
+    let command = postcard::to_allocvec(command)
+        .map_err(|error| ProposeError::Encoding(error.to_string()))?;
+    match command.len() {
+        ..=MAX_COMMAND_BYTES => Ok(command.into()),
+        bytes => Err(ProposeError::TooLarge {
+            bytes,
+            limit: MAX_COMMAND_BYTES,
+        }),
     }
 }
 
@@ -694,6 +733,7 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
             id: self.id,
             command: self.command.clone(),
             term,
+            span: Span::current(),
             permit: self.permit.clone(),
             refused: Box::new(move || {
                 let _ = refuse.send(());
@@ -728,6 +768,7 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
             Some(Some(refused)) => refused,
             Some(None) | None => return Attempt::NeverEntered,
         };
+        debug!(%leader, term, "forwarded");
         self.watch_outcome(term, async {
             match refused.await {
                 Refusal::NotTaken => Attempt::NeverEntered,
@@ -771,7 +812,10 @@ impl<T: Send, P: Forward, R: Runtime> Attempts<'_, T, P, R> {
 
 fn settle<T>(outcome: Option<Outcome<T>>) -> Result<Applied<T>, ProposeError> {
     match outcome {
-        Some(Outcome::Applied { index, response }) => Ok(Applied { index, response }),
+        Some(Outcome::Applied { index, response }) => {
+            debug!(index, "answered");
+            Ok(Applied { index, response })
+        }
         Some(Outcome::OutOfSight) | None => Err(ProposeError::Unknown),
     }
 }

@@ -59,6 +59,11 @@ impl<R> Pending<R> {
         (id, outcome)
     }
 
+    /// How many are waited for.
+    pub fn len(&self) -> usize {
+        self.table.lock().waiting.len()
+    }
+
     /// Nobody waits for it any more.
     pub fn forget(&self, id: ProposalId) {
         self.table.lock().waiting.remove(&id.sequence);

@@ -10,8 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
 use openraft::{Instant, Raft};
 use tokio::sync::mpsc;
+use tracing::{Span, debug};
 
 use super::admission::Permit;
 use crate::apply::{AppliedReceiver, Applier};
@@ -28,6 +30,8 @@ pub(crate) struct Sealing {
     pub command: Bytes,
     /// The leadership that the proposer counts on.
     pub term: u64,
+    /// Follows it from here on.
+    pub span: Span,
     /// Held until openraft is done with it.
     pub permit: Arc<Permit>,
     /// Called when the command has certainly not entered the log, and never will.
@@ -50,6 +54,7 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
     pub async fn run(mut self) {
         while let Some(sealing) = self.queue.recv().await {
             if !self.is_leader(sealing.term) || !self.ready(sealing.term).await {
+                debug!(parent: &sealing.span, "refused: this node does not lead in that term");
                 (sealing.refused)();
                 continue;
             }
@@ -58,21 +63,28 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
                 stamp: self.stamper.stamp(),
                 command: sealing.command,
             };
-            let (refused, permit) = (sealing.refused, sealing.permit);
+            let (refused, permit, span) = (sealing.refused, sealing.permit, sealing.span);
+            debug!(parent: &span, stamp = proposal.stamp, "sealed");
             let handed_over = self
                 .raft
                 .write(proposal)
                 .with_leader(sealing.term)
-                .responder(Callback::new(move |result| {
-                    // Applied, or dropped: no longer in any queue.
-                    drop(permit);
-                    // Applied: the proposer hears it from its own apply. Discarded: it may be in
-                    // other logs, so the outcome is open until an entry of a later term is applied.
-                    if let Err(ClientWriteError::ForwardToLeader(_)) = result {
-                        refused();
-                    }
-                }))
+                .responder(Callback::new(
+                    span.clone(),
+                    move |result: ClientWriteResult<TypeConfig<R>>| {
+                        // Applied, or dropped: no longer in any queue.
+                        drop(permit);
+                        // Applied: the proposer hears it from its own apply. Discarded: it may be in
+                        // other logs, so the outcome is open until an entry of a later term is applied.
+                        match result {
+                            Ok(applied) => debug!(index = applied.log_id.index, "applied"),
+                            Err(ClientWriteError::ForwardToLeader(_)) => refused(),
+                            Err(error) => debug!(%error, "discarded"),
+                        }
+                    },
+                ))
                 .await;
+            debug!(parent: &span, term = sealing.term, "handed over");
             if let Err(fatal) = handed_over {
                 tracing::error!(%fatal, "raft has stopped; nothing more is proposed");
                 return;

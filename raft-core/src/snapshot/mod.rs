@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::directory;
+use crate::metrics::SnapshotProgress;
 use crate::sealed;
 use crate::types::SnapshotMeta;
 
@@ -47,6 +48,7 @@ pub(crate) struct PartialSnapshot {
     path: PathBuf,
     file: File,
     unsynced: u64,
+    progress: Option<SnapshotProgress>,
 }
 
 /// Names the file in an error about it.
@@ -118,8 +120,15 @@ impl SnapshotStore {
         Ok(files)
     }
 
+    /// Starts a file for a snapshot of so many bytes that is about to arrive.
+    pub fn receive(&self, bytes: u64) -> io::Result<PartialSnapshot> {
+        let mut partial = self.begin()?;
+        partial.progress = Some(SnapshotProgress::receiving(bytes));
+        Ok(partial)
+    }
+
     /// Starts a file of this store under a temporary name.
-    pub fn begin(&self) -> io::Result<PartialSnapshot> {
+    fn begin(&self) -> io::Result<PartialSnapshot> {
         let number = self.partials.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{number}.{PARTIAL_SUFFIX}"));
         let file = OpenOptions::new()
@@ -131,6 +140,7 @@ impl SnapshotStore {
             path,
             file,
             unsynced: 0,
+            progress: None,
         })
     }
 
@@ -153,6 +163,7 @@ impl SnapshotStore {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<PartialSnapshot> {
         let mut partial = self.begin()?;
+        partial.progress = Some(SnapshotProgress::building());
         let mut out = BufWriter::with_capacity(1 << 20, &mut partial);
         sealed::write(&mut out, MAGIC, meta, write)?;
         out.flush()?;
@@ -164,7 +175,11 @@ impl SnapshotStore {
     ///
     /// The caller has synced the log first, or a crash could leave the snapshot beside a log that
     /// contradicts it.
-    pub fn adopt(&self, partial: PartialSnapshot, meta: &SnapshotMeta) -> io::Result<SnapshotFile> {
+    pub fn adopt(
+        &self,
+        mut partial: PartialSnapshot,
+        meta: &SnapshotMeta,
+    ) -> io::Result<SnapshotFile> {
         partial.file.sync_all()?;
         let (index, term) = meta
             .last_log_id
@@ -187,6 +202,9 @@ impl SnapshotStore {
                 fs::remove_file(older)?;
             }
         }
+        if let Some(progress) = partial.progress.take() {
+            progress.finished();
+        }
         Ok(adopted)
     }
 }
@@ -199,6 +217,9 @@ impl PartialSnapshot {
         if self.unsynced >= SYNC_BYTES {
             self.file.sync_data()?;
             self.unsynced = 0;
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.add(bytes.len());
         }
         Ok(())
     }

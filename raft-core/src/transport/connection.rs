@@ -21,6 +21,7 @@ use super::frame::{self, MAX_FRAME_BYTES, MAX_HANDSHAKE_BYTES};
 use super::messages::{Hello, MAGIC, Reply, Request, VERSION, Welcome};
 use super::rarely::Rarely;
 use super::tls;
+use crate::metrics::connection_failed;
 use crate::types::{ClusterId, NodeId};
 
 /// Frames waiting to be written to one peer.
@@ -68,6 +69,9 @@ impl Dialer {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(tls::explained);
+        if let (Err(_), Some(peer)) = (&opened, to) {
+            connection_failed(peer);
+        }
         if let Err(error) = &opened
             // A peer that is down is not worth a line; one that is up and will not talk is.
             && error.get_ref().is_some()

@@ -21,6 +21,7 @@ use super::connection::{Answer, CallError, Connection, Dialer};
 use super::messages::{Reply, Request};
 use super::transfers::Transfers;
 use crate::apply::SnapshotData;
+use crate::metrics::SnapshotProgress;
 use crate::snapshot::SnapshotFile;
 use crate::types::{Member, NodeId, TypeConfig, Vote};
 
@@ -333,7 +334,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         tracing::info!(%peer, index = last, "sending a snapshot");
         let sent = tokio::select! {
             closed = cancel => return Err(closed.into()),
-            sent = send_snapshot(&connection, vote, file, &transfers) => sent,
+            sent = send_snapshot(&connection, peer, vote, file, &transfers) => sent,
         };
         match &sent {
             Ok(_) => tracing::info!(%peer, index = last, "snapshot sent"),
@@ -360,11 +361,13 @@ impl RaftNetworkV2<TypeConfig> for Network {
 /// Streams a snapshot file in chunks, a few at a time, and waits until it is installed.
 async fn send_snapshot(
     connection: &Connection,
+    to: NodeId,
     vote: Vote,
     file: SnapshotFile,
     transfers: &Transfers,
 ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
     let total = file.bytes().map_err(network_error)?;
+    let mut progress = SnapshotProgress::sending(to, total);
     goes_on(
         connection
             .call(&Request::SnapshotBegin { bytes: total }, REPLY_TIMEOUT)
@@ -388,6 +391,7 @@ async fn send_snapshot(
             return Err(network_error("the snapshot file ended early").into());
         }
         offset += chunk.len() as u64;
+        progress.add(chunk.len());
         if waiting.len() >= CHUNK_WINDOW {
             chunk_taken(waiting.pop_front()).await?;
         }
@@ -402,7 +406,10 @@ async fn send_snapshot(
         .await
         .map_err(rpc_error)?
     {
-        Reply::SnapshotInstalled { vote } => Ok(SnapshotResponse::new(vote)),
+        Reply::SnapshotInstalled { vote } => {
+            progress.finished();
+            Ok(SnapshotResponse::new(vote))
+        }
         other => {
             check_source(file, transfers).await;
             Err(unexpected(other))

@@ -508,7 +508,7 @@ async fn receive(
         (Request::SnapshotBegin { bytes }, _) => {
             tracing::info!(bytes, "receiving a snapshot");
             let store = snapshots.clone();
-            blocking(Box::new(move || store.begin())).await
+            blocking(Box::new(move || store.receive(bytes))).await
         }
         (Request::SnapshotChunk { bytes }, Some(mut partial)) => {
             blocking(Box::new(move || {

@@ -1,0 +1,22 @@
+//! What Prometheus scrapes.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::App;
+use crate::metrics::holds;
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `GET /metrics`. Answers from the start, also while this node is no member of a cluster.
+pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    if let Ok(service) = app.service() {
+        let counts = service.node().read(|machine| machine.table.counts());
+        holds(counts, service.parked_requests());
+    }
+    (
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        app.exposition.render(),
+    )
+}
