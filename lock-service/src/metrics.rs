@@ -97,8 +97,7 @@ impl Exposition {
         let exposition = Self {
             recorder: recorder.handle(),
         };
-        ::metrics::set_global_recorder(recorder)
-            .map_err(|error| BuildError::FailedToSetGlobalRecorder(error))?;
+        ::metrics::set_global_recorder(recorder).map_err(BuildError::FailedToSetGlobalRecorder)?;
         describe();
         raft_core::metrics::describe();
         Ok(exposition)

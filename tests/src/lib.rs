@@ -22,6 +22,7 @@ mod cluster;
 mod http;
 mod identity;
 mod load;
+mod metrics;
 pub mod raw;
 mod wait;
 
@@ -32,4 +33,5 @@ pub use cluster::{Cluster, ClusterBuilder, NodeFiles, free_in_a_row};
 pub use http::{Http, Reply};
 pub use identity::{new_secret, secret_id};
 pub use load::{Load, Written};
+pub use metrics::Scrape;
 pub use wait::{PATIENCE, eventually, within};

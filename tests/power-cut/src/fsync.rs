@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// What `fsync` and `fdatasync` do for files and directories under the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,6 +16,8 @@ pub enum Fsync {
     Lie,
     /// After this many more by each process, counted from its start, all fail with `EIO`.
     FailAfter(u64),
+    /// They are honest, after a pause: a slow disk. Whole milliseconds.
+    Slow(Duration),
 }
 
 impl fmt::Display for Fsync {
@@ -24,6 +27,7 @@ impl fmt::Display for Fsync {
             Fsync::Lie => f.write_str("lie"),
             Fsync::FailAfter(0) => f.write_str("fail"),
             Fsync::FailAfter(count) => write!(f, "fail-after:{count}"),
+            Fsync::Slow(pause) => write!(f, "slow:{}", pause.as_millis()),
         }
     }
 }
@@ -36,11 +40,15 @@ impl FromStr for Fsync {
             "honest" => Ok(Fsync::Honest),
             "lie" => Ok(Fsync::Lie),
             "fail" => Ok(Fsync::FailAfter(0)),
-            other => other
-                .strip_prefix("fail-after:")
-                .and_then(|count| count.parse().ok())
-                .map(Fsync::FailAfter)
-                .ok_or_else(|| Error::UnknownFsync(words.to_owned())),
+            other => {
+                let number = |prefix| other.strip_prefix(prefix)?.parse::<u64>().ok();
+                let fail = || number("fail-after:").map(Fsync::FailAfter);
+                let slow =
+                    || number("slow:").map(|pause_ms| Fsync::Slow(Duration::from_millis(pause_ms)));
+                fail()
+                    .or_else(slow)
+                    .ok_or_else(|| Error::UnknownFsync(words.to_owned()))
+            }
         }
     }
 }
@@ -56,6 +64,7 @@ mod tests {
             Fsync::Lie,
             Fsync::FailAfter(0),
             Fsync::FailAfter(7),
+            Fsync::Slow(Duration::from_millis(50)),
         ] {
             assert_eq!(fsync.to_string().parse::<Fsync>().unwrap(), fsync);
         }
@@ -63,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_unknown_behaviour_is_refused() {
-        for words in ["", "lies", "fail-after:", "fail-after:-1"] {
+        for words in ["", "lies", "fail-after:", "fail-after:-1", "slow:"] {
             assert!(words.parse::<Fsync>().is_err(), "{words:?}");
         }
     }

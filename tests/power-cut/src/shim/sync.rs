@@ -49,6 +49,7 @@ impl Shim {
         let number = self.syncs.fetch_add(1, Ordering::SeqCst);
         match fsync {
             Fsync::Honest => {}
+            Fsync::Slow(pause) => std::thread::sleep(pause),
             Fsync::FailAfter(count) if number < count => {}
             Fsync::FailAfter(_) => {
                 self.fail_instead(descriptor, &target);
