@@ -101,6 +101,7 @@ impl<M: StateMachine> Steward<M> {
             id,
             command: command.into(),
             term,
+            span: tracing::debug_span!("proposal", proposal = %id, term),
             permit,
             refused: Box::new(move || {
                 let _ = refuse.send(());
