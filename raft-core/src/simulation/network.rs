@@ -130,7 +130,8 @@ impl Wire {
         label: fn(&T) -> String,
     ) -> (mpsc::Sender<T>, mpsc::Receiver<T>) {
         let (input, mut sent) = mpsc::channel::<T>(64);
-        let (flying, mut landing) = mpsc::unbounded_channel();
+        // What is on its way at once; more waits to depart.
+        let (flying, mut landing) = mpsc::channel(1024);
         let (out, output) = mpsc::channel(64);
         let wire = self.clone();
         C::spawn(async move {
@@ -140,7 +141,7 @@ impl Wire {
                     return;
                 };
                 last = last.max(C::now() + delay);
-                if flying.send((last, item)).is_err() {
+                if flying.send((last, item)).await.is_err() {
                     return;
                 }
             }
@@ -461,6 +462,7 @@ async fn deliver(
         command: proposal.command,
         term: proposal.term,
         permit,
+        span: tracing::Span::none(),
         refused,
     };
     if let Err(unsent) = target.proposals.try_send(sealing) {
