@@ -93,14 +93,11 @@ pub(crate) struct DataDirectory {
     log_made: bool,
     joined: Option<Joined>,
     removed: bool,
-<<<<<<< HEAD
     /// Held until the directory is left.
-    lock: Option<File>,
-=======
-    _lock: Lock,
+    lock: Option<Lock>,
 }
 
-/// The right to use a data directory, for the life of a process.
+/// The right to use a data directory.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "held, never read")] File);
 
@@ -162,7 +159,6 @@ fn check_not_foreign(path: &Path, may_be_restored: bool) -> Result<(), StartErro
         }
     }
     Ok(())
->>>>>>> b1adebd (raft-core, palisaded: storage faults: what is damaged is refused before it is touched, and can be looked at)
 }
 
 fn open_locked(path: &Path) -> Result<Lock, StartError> {
@@ -325,15 +321,11 @@ impl DataDirectory {
     }
 
     fn store(&self) -> io::Result<()> {
-<<<<<<< HEAD
         if self.lock.is_none() {
             return Err(io::Error::other("the node has left its data directory"));
         }
-        let contents = IdentityFile {
-=======
         let mut contents = IdentityFile {
             checksum: String::new(),
->>>>>>> b1adebd (raft-core, palisaded: storage faults: what is damaged is refused before it is touched, and can be looked at)
             format: FORMAT,
             node_id: self.node.to_string(),
             log_made: self.log_made,
