@@ -1,0 +1,3 @@
+//! `palisade-jepsen`: the command line of the harness.
+
+fn main() {}
