@@ -3,17 +3,24 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod check;
+pub mod format;
 mod history;
+pub mod lock_checks;
 mod model;
+pub mod models;
+mod search;
+mod theory;
 mod value;
 mod verdict;
 
 pub use budget::{Budget, UnknownReason};
+pub use check::check;
 pub use history::{
     Event, EventIndex, EventKind, FailMeaning, History, HistoryBuilder, Malformed, Operation,
     OperationId, Outcome, Position, Process,
 };
-pub use model::{Model, Moment, Origin, Problem, Specification, Step, TimedCall};
+pub use model::{Model, Moment, Origin, Problem, Specification, Step, Theory, TimedCall};
 pub use value::Value;
 pub use verdict::{
     Alternative, LinearizedCall, Method, PartialLinearization, PartitionReport, Report, Statistics,

@@ -2,7 +2,7 @@
 
 use std::hash::Hash;
 
-use crate::{EventIndex, History, Malformed, Operation, OperationId, Value};
+use crate::{EventIndex, History, Malformed, Method, Operation, OperationId, Value};
 
 /// Turns the operations of a history into calls of a sequential specification.
 pub trait Model: Sync {
@@ -59,6 +59,17 @@ pub trait Specification: Send {
         false
     }
 
+    /// Decides by a theorem, if one applies to exactly these calls. An order is verified before it
+    /// is believed; an impossibility is not, so only a proven one may be claimed.
+    fn theory(&mut self, _calls: &[TimedCall<Self::Call>]) -> Theory {
+        Theory::Silent
+    }
+
+    /// The bytes that a state takes, with what it owns.
+    fn state_bytes(&self, _state: &Self::State) -> usize {
+        size_of::<Self::State>()
+    }
+
     /// A state in words, for people; abbreviate what is long.
     fn describe_state(&self, state: &Self::State) -> String;
 
@@ -78,6 +89,26 @@ pub enum Step<S> {
     To(S),
     /// It leads to any of these states, nobody knows which. Empty is the same as refused.
     Any(Vec<S>),
+}
+
+/// What a theorem says about some calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Theory {
+    /// Nothing: search.
+    Silent,
+    /// They are linearizable in this order of their indexes. Open calls that do not take effect are
+    /// left out.
+    Order {
+        /// Indexes of calls.
+        order: Vec<u32>,
+        /// The theorem.
+        by: Method,
+    },
+    /// They are not linearizable.
+    Impossible {
+        /// The theorem.
+        by: Method,
+    },
 }
 
 /// A moment in a history: at an event, or just before one.
