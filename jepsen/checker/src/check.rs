@@ -67,13 +67,13 @@ pub fn check<M: Model>(
     })
 }
 
-struct Part {
+pub(crate) struct Part {
     objects: Vec<Value>,
-    operations: Vec<OperationId>,
+    pub(crate) operations: Vec<OperationId>,
 }
 
 /// Parts the operations by the objects that they share, directly or through others.
-fn partition<M: Model>(model: &M, history: &History) -> Result<Vec<Part>, Malformed> {
+pub(crate) fn partition<M: Model>(model: &M, history: &History) -> Result<Vec<Part>, Malformed> {
     let mut groups = Groups::default();
     let mut numbers: BTreeMap<Value, usize> = BTreeMap::new();
     let mut group_of = Vec::with_capacity(history.operations().len());

@@ -4,6 +4,7 @@
 
 mod budget;
 mod check;
+pub mod explain;
 pub mod format;
 mod history;
 pub mod lock_checks;
@@ -13,6 +14,7 @@ mod search;
 mod theory;
 mod value;
 mod verdict;
+pub mod witness;
 
 pub use budget::{Budget, UnknownReason};
 pub use check::check;
