@@ -49,7 +49,7 @@ pub fn operation_words(history: &History, id: OperationId) -> String {
 }
 
 /// Objects as people name them; nothing for histories without keys.
-fn objects_words(objects: &[Value]) -> Option<String> {
+pub(crate) fn objects_words(objects: &[Value]) -> Option<String> {
     let named: Vec<String> = objects
         .iter()
         .filter(|object| !object.is_nil())
@@ -63,7 +63,7 @@ fn objects_words(objects: &[Value]) -> Option<String> {
 }
 
 /// Where an event is in its input: `line 7`, else its number.
-fn place_words(history: &History, event: crate::EventIndex) -> String {
+pub(crate) fn place_words(history: &History, event: crate::EventIndex) -> String {
     let recorded: &Event = history.event(event);
     match (recorded.line, recorded.recorded_index) {
         (0, None) => format!("event {}", event.0),
@@ -74,7 +74,7 @@ fn place_words(history: &History, event: crate::EventIndex) -> String {
 }
 
 /// Who did what, and where: `process 3, lines 12 to 15`.
-fn origin_words(history: &History, origin: Origin) -> String {
+pub(crate) fn origin_words(history: &History, origin: Origin) -> String {
     let id = origin.operation();
     let operation = history.operation(id);
     let begin = place_words(history, operation.invocation);

@@ -8,6 +8,7 @@ mod assign;
 mod dump;
 mod replay;
 
+use crate::models::AnyModel;
 use crate::{History, Malformed, Model, OperationId, Position};
 
 pub use dump::{LogDump, LogEntry};
@@ -118,6 +119,26 @@ pub fn witness<M: Model>(
         report.verdict = verdict;
     }
     Ok(report)
+}
+
+impl AnyModel {
+    /// [`witness`] with this model.
+    ///
+    /// # Errors
+    ///
+    /// As [`witness`].
+    pub fn witness(
+        &self,
+        history: &History,
+        log: Option<&LogDump>,
+    ) -> Result<WitnessReport, Malformed> {
+        match self {
+            AnyModel::Register(model) => witness(model, history, log),
+            AnyModel::CasRegister(model) => witness(model, history, log),
+            AnyModel::KeyValue(model) => witness(model, history, log),
+            AnyModel::Locks(model) => witness(model, history, log),
+        }
+    }
 }
 
 #[cfg(test)]
