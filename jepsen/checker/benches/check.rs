@@ -238,7 +238,8 @@ fn benchmark(criterion: &mut Criterion) {
     }
 
     let history = key_value_run(50, 4_000, 10, 1);
-    assert!(decide(&KeyValue, &history, &SETTINGS).verdict.is_valid());
+    let verdict = decide(&KeyValue, &history, &SETTINGS).verdict;
+    assert!(verdict.is_valid(), "{verdict:?}");
     criterion.bench_function("kv, 50 clients, 4,000 operations", |bencher| {
         bencher.iter(|| decide(&KeyValue, &history, &SETTINGS));
     });

@@ -266,7 +266,9 @@ fn decide<S: Specification>(
             };
             Verdict::Valid { linearization }
         }
-        Found::Stuck { call, dead_ends } => {
+        Found::Stuck {
+            call, dead_ends, ..
+        } => {
             let partial = dead_ends
                 .iter()
                 .map(|end| describe_dead_end(problem, states, call, end));

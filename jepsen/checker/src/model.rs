@@ -59,6 +59,30 @@ pub trait Specification: Send {
         false
     }
 
+    /// Whether a call that is not legal in a state may be later, behind any calls that do not
+    /// [reset](Specification::resets). The search gives up at once where a call under way is out of
+    /// reach. `true` is always safe, and what specifications say that know no better.
+    fn reaches(&mut self, _state: &Self::State, _call: &Self::Call) -> bool {
+        true
+    }
+
+    /// Whether [`reaches`](Specification::reaches) must not look beyond this call. What it leads
+    /// to must not depend on the state before.
+    fn resets(&self, _call: &Self::Call) -> bool {
+        false
+    }
+
+    /// Whether `reaches` ever says `false`.
+    fn is_guided(&self) -> bool {
+        false
+    }
+
+    /// Whether a state looks as if it were on the right way, from all that the calls say. The
+    /// search tries such states first; a wrong guess costs time and changes no verdict.
+    fn is_promising(&mut self, _state: &Self::State) -> bool {
+        true
+    }
+
     /// Decides by a theorem, if one applies to exactly these calls. An order is verified before it
     /// is believed; an impossibility is not, so only a proven one may be claimed.
     fn theory(&mut self, _calls: &[TimedCall<Self::Call>]) -> Theory {

@@ -22,6 +22,9 @@
 //! * **Fewer open calls are better.** Of two configurations that differ only in the open calls used,
 //!   one that used a subset can do whatever the other can: the other is not visited.
 //!
+//! In which order choices are tried is a matter of speed alone; a specification may say which states
+//! look right.
+//!
 //! # The shortest illegal prefix
 //!
 //! The furthest position that any configuration reached names the return that none could pass. Up to
@@ -29,6 +32,7 @@
 //! the history ended there. Answers that calls under way get later count as known, as in Knossos.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -48,6 +52,8 @@ pub(crate) enum Found {
     Stuck {
         /// The index of the call whose return cannot be passed.
         call: u32,
+        /// How many returns can be.
+        passed: u32,
         /// The longest ways to get there: one for each state.
         dead_ends: Vec<DeadEnd>,
     },
@@ -72,15 +78,211 @@ pub(crate) fn search<S: Specification>(
     dead_ends: usize,
     budget: &Budget<'_>,
 ) -> Searched<S> {
+    if !problem.specification.is_guided() {
+        return run(
+            problem,
+            Guide {
+                looks_ahead: false,
+                blind_to: NONE,
+            },
+            dead_ends,
+            budget,
+        );
+    }
+    let searched = run(problem, AHEAD, 0, budget);
+    match searched.found {
+        Found::Stuck { passed, .. } => {
+            shortest_illegal_prefix(problem, passed, searched.statistics, dead_ends, budget)
+        }
+        _ => searched,
+    }
+}
+
+const AHEAD: Guide = Guide {
+    looks_ahead: true,
+    blind_to: NONE,
+};
+
+/// Looking ahead refutes a configuration for a call that returns late, so the furthest position is
+/// only where the search for the shortest illegal prefix begins: that many returns can be passed.
+fn shortest_illegal_prefix<S: Specification>(
+    problem: &mut Problem<S>,
+    passed: u32,
+    mut statistics: Statistics,
+    dead_ends: usize,
+    budget: &Budget<'_>,
+) -> Searched<S> {
+    let left = |spent: Statistics| Budget {
+        steps: budget.steps.saturating_sub(spent.steps),
+        ..*budget
+    };
+    let mut returns: Vec<(Moment, u32)> = (0u32..)
+        .zip(&problem.calls)
+        .filter_map(|(index, timed)| Some((timed.returned?, index)))
+        .collect();
+    returns.sort_unstable();
+
+    // Invariant: the first `legal` returns can be passed, the first `illegal` cannot. Most often it
+    // is the very next one, so the strides begin small.
+    let (mut legal, mut illegal) = (passed as usize, returns.len());
+    let mut stride = 1;
+    while illegal - legal > 1 {
+        let middle = legal + stride.min((illegal - legal) / 2);
+        stride *= 2;
+        let left = left(statistics);
+        let search = |part: &mut Problem<S>, _: &[u32]| run(part, AHEAD, 0, &left);
+        let searched = in_prefix(problem, returns[middle - 1].0, search);
+        statistics.add(searched.statistics);
+        match searched.found {
+            Found::Linearization(_) => legal = middle,
+            Found::Stuck { passed, .. } => {
+                illegal = middle;
+                legal = legal.max(passed as usize);
+            }
+            // It is illegal all the same. This is the shortest prefix that is known to be.
+            Found::Unknown(_) => break,
+        }
+    }
+
+    let (end, stuck) = returns[illegal - 1];
+    let mut searched = if dead_ends > 0 {
+        in_prefix(problem, end, |part, indexes| {
+            let stuck = indexes
+                .iter()
+                .position(|&index| index == stuck)
+                .unwrap_or(0) as u32;
+            ways_to(part, stuck, dead_ends, &left(statistics))
+        })
+    } else {
+        let found = Found::Stuck {
+            call: stuck,
+            passed: 0,
+            dead_ends: Vec::new(),
+        };
+        Searched {
+            found,
+            states: Vec::new(),
+            statistics: Statistics::default(),
+        }
+    };
+    statistics.add(searched.statistics);
+    searched.statistics = statistics;
+    searched
+}
+
+/// The ways to get to a call whose return is the last and cannot be passed.
+fn ways_to<S: Specification>(
+    problem: &mut Problem<S>,
+    stuck: u32,
+    dead_ends: usize,
+    budget: &Budget<'_>,
+) -> Searched<S> {
+    let little = Budget {
+        steps: budget.steps.min(EXPLANATION_STEPS),
+        ..*budget
+    };
+    let guide = Guide {
+        looks_ahead: true,
+        blind_to: stuck,
+    };
+    let searched = run(problem, guide, dead_ends, &little);
+    if matches!(searched.found, Found::Stuck { call, .. } if call == stuck) {
+        return searched;
+    }
+    // Too many ways. One is better than none: how it goes without this call.
+    let mut statistics = searched.statistics;
+    let timed = &mut problem.calls[stuck as usize];
+    timed.invoked = timed.returned.take().unwrap_or(timed.invoked);
+    let mut searched = run(problem, AHEAD, 0, &little);
+    statistics.add(searched.statistics);
+    let dead_ends = match searched.found {
+        Found::Linearization(order) => {
+            // The initial state is the first.
+            let state = order.last().map_or(0, |taken| taken.state);
+            vec![DeadEnd { order, state }]
+        }
+        _ => Vec::new(),
+    };
+    searched.found = Found::Stuck {
+        call: stuck,
+        passed: 0,
+        dead_ends,
+    };
+    searched.statistics = statistics;
+    searched
+}
+
+/// How many steps it may take to find out in which ways an illegal prefix is.
+const EXPLANATION_STEPS: u64 = 1_000_000;
+
+/// Runs a search in the problem as it stood at a moment, and numbers what it found as in the whole.
+fn in_prefix<S: Specification>(
+    problem: &mut Problem<S>,
+    end: Moment,
+    search: impl FnOnce(&mut Problem<S>, &[u32]) -> Searched<S>,
+) -> Searched<S> {
+    let (indexes, calls): (Vec<u32>, Vec<TimedCall<S::Call>>) = (0u32..)
+        .zip(&problem.calls)
+        .filter(|(_, timed)| timed.invoked < end)
+        .map(|(index, timed)| {
+            let returned = timed.returned.filter(|&returned| returned <= end);
+            (
+                index,
+                TimedCall {
+                    returned,
+                    ..timed.clone()
+                },
+            )
+        })
+        .unzip();
+    let whole = std::mem::replace(&mut problem.calls, calls);
+    let mut searched = search(problem, &indexes);
+    problem.calls = whole;
+    let renumber = |order: &mut Vec<Taken>| {
+        order
+            .iter_mut()
+            .for_each(|taken| taken.call = indexes[taken.call as usize]);
+    };
+    match &mut searched.found {
+        Found::Linearization(order) => renumber(order),
+        Found::Stuck {
+            call, dead_ends, ..
+        } => {
+            *call = indexes[*call as usize];
+            dead_ends
+                .iter_mut()
+                .for_each(|end| renumber(&mut end.order));
+        }
+        Found::Unknown(_) => {}
+    }
+    searched
+}
+
+/// How far a search looks ahead.
+#[derive(Clone, Copy)]
+struct Guide {
+    /// Whether it gives up where a call under way is out of reach.
+    looks_ahead: bool,
+    /// Unless it is this one.
+    blind_to: u32,
+}
+
+/// One search.
+fn run<S: Specification>(
+    problem: &mut Problem<S>,
+    guide: Guide,
+    dead_ends: usize,
+    budget: &Budget<'_>,
+) -> Searched<S> {
     let layout = Layout::new(problem);
     let (slots, open) = (layout.slots, layout.open.len());
     // A few sizes of bit sets: nearly all histories fit into the first.
     if slots <= 64 && open <= 64 {
-        Search::<S, 1, 1>::new(problem, &layout, dead_ends, budget).run()
+        Search::<S, 1, 1>::new(problem, &layout, guide, dead_ends, budget).run()
     } else if slots <= 64 && open <= 512 {
-        Search::<S, 1, 8>::new(problem, &layout, dead_ends, budget).run()
+        Search::<S, 1, 8>::new(problem, &layout, guide, dead_ends, budget).run()
     } else if slots <= 1024 && open <= 4096 {
-        Search::<S, 16, 64>::new(problem, &layout, dead_ends, budget).run()
+        Search::<S, 16, 64>::new(problem, &layout, guide, dead_ends, budget).run()
     } else {
         let (calls, limit) = if slots > 1024 {
             (slots, 1024)
@@ -111,6 +313,8 @@ struct Layout {
     slots: usize,
     /// By rank: open calls that can change something.
     open: Vec<Open>,
+    /// Calls that reset, by invocation.
+    resets: Vec<(Moment, Rank)>,
 }
 
 struct Required {
@@ -178,11 +382,26 @@ impl Layout {
             let call = &problem.calls[entry.call as usize].call;
             entry.twin = last_equal.insert(call, rank).unwrap_or(NONE);
         }
+        let resets = |call: u32| {
+            problem
+                .specification
+                .resets(&problem.calls[call as usize].call)
+        };
+        let of_required = (0u32..)
+            .zip(&required)
+            .filter(|(_, entry)| resets(entry.call));
+        let of_open = (0u32..).zip(&open).filter(|(_, entry)| resets(entry.call));
+        let mut resets: Vec<(Moment, Rank)> = of_required
+            .map(|(rank, entry)| (entry.invoked, Rank::Required(rank)))
+            .chain(of_open.map(|(rank, entry)| (entry.invoked, Rank::Open(rank))))
+            .collect();
+        resets.sort_by_key(|(invoked, _)| *invoked);
         Layout {
             required,
             returns,
             slots: slots as usize,
             open,
+            resets,
         }
     }
 }
@@ -278,7 +497,7 @@ struct Key<const R: usize> {
 /// The smallest sets of open calls with which a [`Key`] was visited; none includes another.
 struct Visited<const O: usize> {
     first: Bits<O>,
-    more: Option<Box<Vec<Bits<O>>>>,
+    more: Vec<Bits<O>>,
 }
 
 /// Where the search may have to return to.
@@ -312,9 +531,12 @@ struct Search<'p, S: Specification, const R: usize, const O: usize> {
     specification: &'p mut S,
     calls: &'p [TimedCall<S::Call>],
     layout: &'p Layout,
+    guide: Guide,
     budget: &'p Budget<'p>,
 
     states: Vec<S::State>,
+    /// By state: whether the specification thinks that it may be on the right way.
+    promising: Vec<bool>,
     state_numbers: FxHashMap<S::State, u32>,
     visited: FxHashMap<Key<R>, Visited<O>>,
 
@@ -353,6 +575,7 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
     fn new(
         problem: &'p mut Problem<S>,
         layout: &'p Layout,
+        guide: Guide,
         dead_ends_limit: usize,
         budget: &'p Budget<'p>,
     ) -> Self {
@@ -361,8 +584,10 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
             specification: &mut problem.specification,
             calls: &problem.calls,
             layout,
+            guide,
             budget,
             states: Vec::new(),
+            promising: Vec::new(),
             state_numbers: FxHashMap::default(),
             visited: FxHashMap::default(),
             position: 0,
@@ -413,7 +638,11 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
                 // The sort is stable: what was found first stays first.
                 dead_ends.sort_by_key(|end| std::cmp::Reverse(end.order.len()));
                 let call = self.layout.required[stuck as usize].call;
-                return Ok(Found::Stuck { call, dead_ends });
+                return Ok(Found::Stuck {
+                    call,
+                    passed: self.furthest,
+                    dead_ends,
+                });
             };
             let next = (frame.next_choice < frame.last_choice).then_some(frame.next_choice);
             frame.next_choice += 1;
@@ -472,16 +701,13 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
             self.furthest = self.position;
             self.dead_ends.clear();
         }
-        if !self.visit(state)? {
+        if self.guide.looks_ahead && self.is_hopeless(state, deadline) {
             self.choices.truncate(first_choice);
             return Ok(Entered::Pruned);
         }
-        // The one that has to come soonest is tried first.
-        let returning = layout.returns[self.position as usize];
-        let is_returning =
-            |choice: &Choice| matches!(choice.rank, Rank::Required(rank) if rank == returning);
-        if let Some(index) = self.choices[first_choice..].iter().position(is_returning) {
-            self.choices[first_choice..=first_choice + index].rotate_right(1);
+        if !self.visit(state)? {
+            self.choices.truncate(first_choice);
+            return Ok(Entered::Pruned);
         }
         let mut rank = self.open.first();
         while let Some(call) = layout.open.get(rank as usize)
@@ -492,6 +718,13 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
             }
             rank = self.open.after(rank);
         }
+        // What leads to a promising state is tried first, and of that what has to come soonest.
+        let returning = layout.returns[self.position as usize];
+        let promising = &self.promising;
+        self.choices[first_choice..].sort_by_key(|choice| {
+            let returns = matches!(choice.rank, Rank::Required(rank) if rank == returning);
+            (!promising[choice.state as usize], !returns)
+        });
         self.frames.push(Frame {
             position: self.position,
             state,
@@ -503,6 +736,57 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
             last_choice: self.choices.len(),
         });
         Ok(Entered::Frame)
+    }
+
+    /// Whether a call under way is out of reach of a state.
+    fn is_hopeless(&mut self, state: u32, deadline: Moment) -> bool {
+        let (layout, calls) = (self.layout, self.calls);
+        let mut rank = self.required.first();
+        while let Some(entry) = layout.required.get(rank as usize)
+            && entry.invoked < deadline
+        {
+            rank = self.required.after(rank);
+            let call = &calls[entry.call as usize].call;
+            if entry.call == self.guide.blind_to
+                || self
+                    .specification
+                    .reaches(&self.states[state as usize], call)
+            {
+                continue;
+            }
+            // What resets may still come between.
+            let mut may_reset = false;
+            for &(invoked, reset) in &layout.resets {
+                if invoked > entry.returned {
+                    break;
+                }
+                let (is_used, reset) = match reset {
+                    Rank::Required(rank) => (
+                        self.lifted[rank as usize],
+                        layout.required[rank as usize].call,
+                    ),
+                    Rank::Open(rank) => (
+                        self.open_used.contains(rank),
+                        layout.open[rank as usize].call,
+                    ),
+                };
+                let reset = &calls[reset as usize].call;
+                let specification = &mut *self.specification;
+                may_reset = !is_used
+                    && match specification.step(&self.states[state as usize], reset) {
+                        Step::Refused => true,
+                        Step::To(after) => specification.reaches(&after, call),
+                        Step::Any(_) => true,
+                    };
+                if may_reset {
+                    break;
+                }
+            }
+            if !may_reset {
+                return true;
+            }
+        }
+        false
     }
 
     fn is_legal(&mut self, state: u32, call: u32) -> bool {
@@ -541,6 +825,7 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
         let number = self.states.len() as u32;
         // Once in the table, once in the list.
         self.state_bytes += 2 * self.specification.state_bytes(&state) as u64 + 8;
+        self.promising.push(self.specification.is_promising(&state));
         self.states.push(state.clone());
         self.state_numbers.insert(state, number);
         number
@@ -613,31 +898,26 @@ impl<'p, S: Specification, const R: usize, const O: usize> Search<'p, S, R, O> {
         };
         let used = self.open_used;
         match self.visited.entry(key) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
+            Entry::Vacant(entry) => {
                 entry.insert(Visited {
                     first: used,
-                    more: None,
+                    more: Vec::new(),
                 });
             }
-            std::collections::hash_map::Entry::Occupied(mut entry) => {
-                let seen = entry.get_mut();
-                let mut others = seen.more.iter().flat_map(|more| more.iter());
-                if seen.first.is_subset(&used) || others.any(|other| other.is_subset(&used)) {
+            Entry::Occupied(entry) => {
+                let Visited { first, more } = entry.into_mut();
+                if first.is_subset(&used) || more.iter().any(|other| other.is_subset(&used)) {
                     return Ok(false);
                 }
-                let mut more = seen.more.take().unwrap_or_default();
                 let before = more.capacity();
                 more.retain(|other| !used.is_subset(other));
-                if used.is_subset(&seen.first) {
-                    seen.first = used;
+                if used.is_subset(first) {
+                    *first = used;
                 } else {
                     more.push(used);
                 }
-                let grown = more.capacity().saturating_sub(before);
+                let grown = more.capacity() - before;
                 self.visited_more_bytes += (grown * size_of::<Bits<O>>()) as u64;
-                if !more.is_empty() {
-                    seen.more = Some(more);
-                }
             }
         }
         self.statistics.configurations += 1;

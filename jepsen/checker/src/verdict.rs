@@ -51,7 +51,8 @@ pub struct Violation {
     /// The operation whose completion cannot be explained.
     pub stuck: OperationId,
     /// Its completion: the last event of the shortest illegal prefix of that part. All events
-    /// before it can be explained; with it, nothing can.
+    /// before it can be explained; with it, nothing can. (If a bound was reached while the shortest was
+    /// looked for, it is the shortest that is known to be illegal.)
     pub prefix_end: EventIndex,
     /// Orders of calls that explain everything before `prefix_end` and cannot go on: one for each
     /// state that can be reached, the longest first, at most
@@ -113,14 +114,12 @@ impl Report {
     /// The sum over the parts; of the peaks, the largest.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.partitions
-            .iter()
-            .fold(Statistics::default(), |sum, part| Statistics {
-                calls: sum.calls + part.statistics.calls,
-                steps: sum.steps + part.statistics.steps,
-                configurations: sum.configurations + part.statistics.configurations,
-                memory_peak_bytes: sum.memory_peak_bytes.max(part.statistics.memory_peak_bytes),
-            })
+        let mut sum = Statistics::default();
+        for part in &self.partitions {
+            sum.calls += part.statistics.calls;
+            sum.add(part.statistics);
+        }
+        sum
     }
 }
 
@@ -161,4 +160,13 @@ pub struct Statistics {
     pub configurations: u64,
     /// The most bytes that the search remembered, by its own count.
     pub memory_peak_bytes: u64,
+}
+
+impl Statistics {
+    /// Adds what another search took; not its calls, which may be the same.
+    pub(crate) fn add(&mut self, other: Statistics) {
+        self.steps += other.steps;
+        self.configurations += other.configurations;
+        self.memory_peak_bytes = self.memory_peak_bytes.max(other.memory_peak_bytes);
+    }
 }

@@ -85,6 +85,23 @@
         act();
       }
     });
+    // The label of a bar that begins left of what is seen moves along with it.
+    const wide = [...bars.values()]
+      .map((bar) => {
+        const box = bar.querySelector("rect");
+        const start = +box.getAttribute("x");
+        const width = +box.getAttribute("width");
+        return { text: bar.querySelector("text"), start, end: start + width };
+      })
+      .filter(({ start, end }) => end - start > 250);
+    const slide = () => {
+      const left = scroller.scrollLeft;
+      for (const { text, start, end } of wide) {
+        text.setAttribute("x", 5 + Math.max(start, Math.min(left, end - 200)));
+      }
+    };
+    scroller.addEventListener("scroll", () => requestAnimationFrame(slide));
+
     const part = picture.closest(".part");
     part.addEventListener("click", (event) => {
       const row = event.target.closest("tr[data-go]");
@@ -94,5 +111,6 @@
       choose(bar, points[pointOf(row.dataset.go)], true);
     });
     if (picture.querySelector(".bar.stuck")) error();
+    slide();
   }
 })();

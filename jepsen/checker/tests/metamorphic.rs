@@ -13,8 +13,8 @@ mod support;
 
 use jepsen_checker::models::AnyModel;
 use jepsen_checker::{
-    Budget, Event, EventIndex, EventKind, FailMeaning, History, Origin, Outcome, Process, Report,
-    Settings, Value, Verdict,
+    Budget, Event, EventIndex, EventKind, FailMeaning, History, Operation, Origin, Outcome,
+    Process, Report, Settings, Value, Verdict,
 };
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -250,8 +250,8 @@ fn plant(
         };
         // Owners are shared between processes, so that one may release for another.
         let owned = operation.input.field("owner").is_some();
-        // Anybody may release a plain mutex: only without a release under way is it certain.
-        let certain = kind != Kind::Mutex || nobody_releases(history, *at);
+        // Anybody may release a plain mutex: only without a release beside it is it certain.
+        let certain = kind != Kind::Mutex || nobody_releases(history, operation);
         event.kind == EventKind::Ok && &*event.function == "acquire" && all && !owned && certain
     };
     let grants: Vec<usize> = (0..events.len()).filter(alone).collect();
@@ -271,14 +271,12 @@ fn plant(
     Some(at + 2)
 }
 
-/// No release of any lock is under way at an event, nor open from before.
-fn nobody_releases(history: &History, at: usize) -> bool {
+/// No release of any lock is under way while this acquire is, nor open from before.
+fn nobody_releases(history: &History, acquire: &Operation) -> bool {
     history.operations().iter().all(|operation| {
-        let began = (operation.invocation.0 as usize) < at;
-        let ended = operation.outcome != Outcome::Info
-            && operation
-                .completion
-                .is_some_and(|end| (end.0 as usize) < at);
-        &*operation.function != "release" || !began || ended
+        let after = Some(operation.invocation) > acquire.completion;
+        let before =
+            operation.outcome != Outcome::Info && operation.completion < Some(acquire.invocation);
+        &*operation.function != "release" || after || before
     })
 }

@@ -13,7 +13,7 @@
 //! `process` (a number; or a name such as `nemesis`, whose events are shown and not checked), `type`
 //! (`invoke`, `ok`, `fail`, `info`) and `f` are required. `value`, `key`, `error`, `time` (nanoseconds),
 //! `index` (rising), `request` (a string) and `position` (`"index.ordinal"`) may be there. Other fields
-//! are ignored.
+//! are ignored. JSON numbers that are not whole are read as 64-bit floats.
 
 mod edn;
 mod etcd;

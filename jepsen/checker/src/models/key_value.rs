@@ -54,6 +54,7 @@ impl Model for KeyValue {
             };
             let call = match (&*operation.function, ending, &operation.outcome) {
                 ("get", _, Outcome::Ok(Value::Text(text))) => {
+                    specification.seen.push(text.clone());
                     KeyValueCall::Get(specification.texts.of(text))
                 }
                 ("get", _, Outcome::Ok(other)) => {
@@ -70,6 +71,8 @@ impl Model for KeyValue {
             };
             calls.push(timed(operation, call));
         }
+        specification.seen.sort_unstable();
+        specification.seen.dedup();
         Ok(Problem {
             specification,
             calls,
@@ -93,6 +96,8 @@ pub enum KeyValueCall {
 #[derive(Clone, Debug)]
 pub struct KeyValueSpecification {
     texts: Numbers<Arc<str>>,
+    /// All that was ever seen, sorted.
+    seen: Vec<Arc<str>>,
     appended: FxHashMap<(u32, u32), u32>,
 }
 
@@ -105,6 +110,7 @@ impl KeyValueSpecification {
         texts.of(&"".into());
         KeyValueSpecification {
             texts,
+            seen: Vec::new(),
             appended: FxHashMap::default(),
         }
     }
@@ -140,6 +146,35 @@ impl Specification for KeyValueSpecification {
 
     fn observes(&self, call: &KeyValueCall) -> bool {
         matches!(call, KeyValueCall::Get(_))
+    }
+
+    fn is_guided(&self) -> bool {
+        true
+    }
+
+    /// Appends only ever add.
+    fn reaches(&mut self, state: &u32, call: &KeyValueCall) -> bool {
+        match *call {
+            KeyValueCall::Get(seen) => self
+                .texts
+                .value(seen)
+                .starts_with(&**self.texts.value(*state)),
+            KeyValueCall::Put(_) | KeyValueCall::Append(_) => true,
+        }
+    }
+
+    fn resets(&self, call: &KeyValueCall) -> bool {
+        matches!(call, KeyValueCall::Put(_))
+    }
+
+    /// Whether anybody ever saw a string that begins like this. Where every append is different this
+    /// leaves few orders, long before somebody looks.
+    fn is_promising(&mut self, state: &u32) -> bool {
+        let text = self.texts.value(*state);
+        let at = self.seen.partition_point(|seen| seen < text);
+        self.seen
+            .get(at)
+            .is_some_and(|seen| seen.starts_with(&**text))
     }
 
     fn state_bytes(&self, state: &u32) -> usize {

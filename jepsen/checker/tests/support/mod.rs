@@ -805,8 +805,9 @@ fn is_reason(world: &World, request: &Request, error: Option<&Value>, answer: &A
             world.wants(request).into_iter().any(holds)
         }
         ("release", "not_held") => codes.contains(&"not_held"),
-        ("release", "lease_ended") => ended(),
-        ("renew" | "revoke", "lease_ended") if world.kind == Kind::LeaseLock => ended(),
+        (_, "lease_ended") if world.kind == Kind::LeaseLock && request.function != "acquire" => {
+            ended()
+        }
         _ => true,
     }
 }

@@ -35,9 +35,10 @@ use crate::{History, Malformed, Model, Operation, OperationId, Problem, Value};
 ///
 /// If they are observations ([`FailMeaning`](crate::FailMeaning)): an acquire with the error
 /// `lock_held` saw one of its locks not grantable (unless it says another `reason` than `held`); with
-/// `already_held`, held by its own holder; a release, renewal or revocation with `token_stale`,
-/// `not_held`, `lease_ended` or `lease_not_found`, its holder without the lock or, for the last two,
-/// its lease ended. Anything else tells nothing. So does a release that answers `was_held: false`.
+/// `already_held`, held by its own holder; a release with `token_stale` or `not_held`, its holder without
+/// the lock (or that many permits); with leases, a release, renewal or revocation with `lease_ended` or
+/// `lease_not_found`, its lease without any lock. Anything else tells nothing. A release that answers
+/// `was_held: false` saw its holder without the lock, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locks {
     name: &'static str,

@@ -388,7 +388,9 @@ impl Reader<'_> {
                         locks,
                         permits,
                     }),
-                    "lease_ended" | "lease_not_found" => Some(LockCall::Ended { holder }),
+                    "lease_ended" | "lease_not_found" if self.model.expiry.is_some() => {
+                        Some(LockCall::Ended { holder })
+                    }
                     _ => None,
                 },
                 None => None,

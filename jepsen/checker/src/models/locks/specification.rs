@@ -147,6 +147,12 @@ impl LockTable {
             })
     }
 
+    /// The smallest number that the lock's last token can be; 0 before the first.
+    fn last_token(&self, lock: u32) -> i64 {
+        let at = self.tokens.binary_search_by_key(&lock, |(lock, _)| *lock);
+        at.map_or(0, |at| self.tokens[at].1)
+    }
+
     fn lease(&self, holder: u32) -> Option<TimeToLive> {
         let at = self
             .leases
@@ -272,10 +278,7 @@ impl LockSpecification {
 
     /// The grant's token and what it makes the lock's last one; or why it cannot be.
     fn token(&self, table: &LockTable, grant: &Grant) -> Result<(Option<i64>, i64), String> {
-        let at = table
-            .tokens
-            .binary_search_by_key(&grant.lock, |(lock, _)| *lock);
-        let floor = at.map_or(0, |at| table.tokens[at].1);
+        let floor = table.last_token(grant.lock);
         let sharers = table.holders(grant.lock).filter(|held| held.shared);
         let joined = sharers
             .map(|held| held.token)
@@ -517,6 +520,29 @@ impl Specification for LockSpecification {
                 | LockCall::NotHeld { .. }
                 | LockCall::Ended { .. }
         )
+    }
+
+    fn is_guided(&self) -> bool {
+        self.fenced
+    }
+
+    /// Tokens only rise, and a lease that ended stays so.
+    fn reaches(&mut self, state: &LockTable, call: &LockCall) -> bool {
+        let ended = |holder| self.leased && state.lease(holder) == Some(TimeToLive::Ended);
+        match call {
+            LockCall::Acquire { holder, grants, .. } => {
+                let is_past = |grant: &Grant| {
+                    let last = state.last_token(grant.lock);
+                    grant
+                        .token
+                        .is_some_and(|token| token < last || token == last && !grant.shared)
+                };
+                let too_late = self.fenced && grants.iter().any(is_past);
+                !ended(*holder) && !too_late
+            }
+            LockCall::Renew { holder, .. } => !ended(*holder),
+            _ => true,
+        }
     }
 
     fn theory(&mut self, calls: &[TimedCall<LockCall>]) -> Theory {
