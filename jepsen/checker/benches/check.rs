@@ -6,6 +6,12 @@
 //! `cargo bench -p jepsen-checker`. Verdicts are asserted; explanations are not made.
 
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::print_stdout,

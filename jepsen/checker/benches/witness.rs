@@ -3,6 +3,12 @@
 //! `cargo bench -p jepsen-checker --bench witness`. Verdicts are asserted.
 
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -34,7 +40,8 @@ fn waves(
             for (client, process) in (0..CLIENTS).zip(&mut processes) {
                 let number = wave * CLIENTS + client;
                 let (function, key, input, output) = answer(number);
-                let lost = kind == EventKind::Ok && function == "write" && number.is_multiple_of(64);
+                let lost =
+                    kind == EventKind::Ok && function == "write" && number.is_multiple_of(64);
                 let value = if kind == EventKind::Invoke {
                     input
                 } else {

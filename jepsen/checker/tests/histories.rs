@@ -1,5 +1,12 @@
 //! Which histories are accepted, in which format, and what is said of those that are not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use jepsen_checker::format::{self, Format, ReadError, WriteError};
 use jepsen_checker::models::AnyModel;
 use jepsen_checker::{

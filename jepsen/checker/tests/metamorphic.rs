@@ -5,6 +5,12 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(
+    clippy::unwrap_used,
     clippy::panic,
     reason = "helpers of a test: a crash is how it fails"
 )]

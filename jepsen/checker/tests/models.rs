@@ -1,6 +1,13 @@
 //! Each model by example: what it accepts, what it refuses, and what it says about it. And the bounds of
 //! a check.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use jepsen_checker::format;
 use jepsen_checker::models::{AnyModel, Expiry, Locks};
 use jepsen_checker::{

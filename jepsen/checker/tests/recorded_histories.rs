@@ -2,6 +2,13 @@
 //!
 //! They are not part of the repository: where they are absent the tests say `skipped`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
