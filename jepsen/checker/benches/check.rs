@@ -6,12 +6,6 @@
 //! `cargo bench -p jepsen-checker`. Verdicts are asserted; explanations are not made.
 
 #![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -85,6 +79,10 @@ fn milliseconds(time: Duration) -> String {
 fn key_value_run(clients: usize, operations: usize, keys: usize, seed: u64) -> History {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut texts = vec![String::new(); keys];
+    #[expect(
+        clippy::type_complexity,
+        reason = "named by the line that takes it apart"
+    )]
     let mut pending: Vec<Option<(usize, &str, String, Option<String>)>> = vec![None; clients];
     let mut events = Vec::new();
     let mut invoked = 0;

@@ -3,12 +3,6 @@
 //! `cargo bench -p jepsen-checker --bench witness`. Verdicts are asserted.
 
 #![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::print_stdout,

@@ -5,12 +5,6 @@
 
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#![allow(
-    clippy::unwrap_used,
     clippy::panic,
     reason = "helpers of a test: a crash is how it fails"
 )]
@@ -53,7 +47,7 @@ fn for_legal_histories(operations: u32, mut test: impl FnMut(Kind, History, Vec<
     let count = setting("PALISADE_HISTORIES").unwrap_or(default);
     let first = setting("PALISADE_SEED").unwrap_or(1);
     for seed in first..first + count {
-        println!("PALISADE_SEED={seed} PALISADE_HISTORIES=1");
+        eprintln!("PALISADE_SEED={seed} PALISADE_HISTORIES=1");
         let mut rng = seeded(seed);
         let kind = KINDS[(seed % KINDS.len() as u64) as usize];
         let fail = match rng.random_bool(0.5) {
