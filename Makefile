@@ -45,7 +45,7 @@ check: set-up
 	    { echo 'cargo-deny is missing: cargo install cargo-deny --locked' >&2; exit 1; }
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --no-deps --locked --quiet
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --lib --no-deps --locked --quiet
 
 .PHONY: bench-snapshot
 bench-snapshot: set-up

@@ -16,7 +16,7 @@
 //!
 //! A [`History`] is a list of [events](Event), each an invocation or a completion by a client, in the
 //! order in which one observer saw them. It is checked while it is built: a client does one thing at a
-//! time, and nothing after an outcome that it does not know. [`format`] reads and writes Jepsen's and
+//! time, and nothing after an outcome that it does not know. [`mod@format`] reads and writes Jepsen's and
 //! Knossos's EDN, JSON lines, etcd logs and kv histories.
 //!
 //! An operation that was *refused* (`fail`) tells different things in different formats: see

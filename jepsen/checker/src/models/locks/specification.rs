@@ -186,7 +186,7 @@ impl LockTable {
     }
 }
 
-/// The specification of all [`Locks`].
+/// The specification of all `Locks`.
 #[derive(Clone, Debug)]
 pub struct LockSpecification {
     repeatable: bool,
