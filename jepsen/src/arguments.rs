@@ -1,0 +1,154 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jepsen_checker::FailMeaning;
+use jepsen_checker::format::Format;
+use jepsen_checker::models::AnyModel;
+
+/// Judges recorded histories of concurrent systems.
+#[derive(Debug, Parser)]
+#[command(name = "palisade-jepsen", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Check(CheckArguments),
+}
+
+/// Decide whether histories are linearizable, and explain those that are not
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status:
+  0  every history is valid        1  one is not
+  2  none is invalid, but one could not be decided within its bounds
+  3  the arguments or an input cannot be used (and none is invalid)
+
+Of several files there is a line each; check one alone to have it explained.")]
+pub(crate) struct CheckArguments {
+    /// Recorded histories; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// What the history is of: register, cas-register, kv, mutex, owner-mutex, fenced-mutex,
+    /// rw-lock, semaphore:N, multi-lock or lease-lock; register:V and cas-register:V hold V at the
+    /// start [default: told by the operations, where only one model has them]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<AnyModel>,
+
+    /// How it is written: edn, jsonl, etcd or kv [default: told by the first line]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+
+    /// What a failed operation tells [default: nothing, except in etcd logs]
+    #[arg(long, value_name = "MEANING")]
+    pub(crate) fail: Option<Fail>,
+
+    /// Verify the order that the answers' positions claim, with the committed log dumped to this
+    /// file, instead of searching for an order
+    #[arg(long, value_name = "LOG")]
+    pub(crate) log: Option<PathBuf>,
+
+    /// Write a page that shows the history and explains the verdict. For one file
+    #[arg(long, value_name = "OUT", conflicts_with = "log")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Print a JSON object for each file, on a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// How long one history may take
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
+    pub(crate) timeout: Duration,
+
+    /// How much memory one history may take, in MiB
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u64).range(1..=1 << 20)
+    )]
+    pub(crate) memory_mib: u64,
+
+    /// How many steps of the model may be tried for each independent part of a history
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+}
+
+/// What a failed operation tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fail {
+    /// It did not happen, and nothing follows from that: Jepsen's convention
+    DidNotHappen,
+    /// The system looked and refused: the model checks that it had reason to
+    Observation,
+}
+
+impl From<Fail> for FailMeaning {
+    fn from(fail: Fail) -> Self {
+        match fail {
+            Fail::DidNotHappen => FailMeaning::DidNotHappen,
+            Fail::Observation => FailMeaning::Observation,
+        }
+    }
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("nothing can be checked in no time".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it as in 500ms, 60s or 5m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<CheckArguments, clap::Error> {
+        let words = ["palisade-jepsen", "check"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map(|arguments| {
+            let Command::Check(check) = arguments.command;
+            check
+        })
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn models_formats_and_durations_are_parsed() {
+        let check = parse("a - --model semaphore:3 --format etcd --timeout 1500ms").unwrap();
+        assert_eq!(check.files.len(), 2);
+        assert_eq!(check.model, Some("semaphore:3".parse().unwrap()));
+        assert_eq!(check.format, Some(Format::Etcd));
+        assert_eq!(check.timeout, Duration::from_millis(1500));
+        assert_eq!(parse("a").unwrap().timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for line in [
+            "",
+            "a --model registers",
+            "a --format xml",
+            "a --timeout 0s",
+            "a --timeout 5",
+            "a --memory-mib 0",
+            "a --fail maybe",
+            "a --html x --log y",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! `palisade-jepsen`, the command line of the harness. It judges recorded histories: `check`. The
+//! judging is jepsen-checker's; here are files, clocks and terminals.
+
+mod arguments;
+mod check;
+mod exit;
+mod guess;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to standard output, a usage error to standard error. Neither can be
+            // reported anywhere else if that fails.
+            let _ = error.print();
+            let status = if error.use_stderr() {
+                exit::UNUSABLE
+            } else {
+                exit::VALID
+            };
+            return ExitCode::from(status);
+        }
+    };
+    let Command::Check(arguments) = arguments.command;
+    ExitCode::from(check::run(&arguments))
+}
