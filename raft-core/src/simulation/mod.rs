@@ -3,7 +3,7 @@
 //! What runs is what production runs: openraft, [`Applier`](crate::apply::Applier),
 //! [`Proposer`](crate::node::proposer::Proposer), `Pending`, admission, and the way of a proposal over
 //! many leaders. What is replaced is the runtime, the RocksDB log (by the one in memory), the
-//! transport, and founding. One seed decides everything: delays, losses, faults and load, so the same
+//! transport, founding, and the task that purges the log. One seed decides everything: delays, losses, faults and load, so the same
 //! seed gives the same trace, line by line.
 
 mod network;
