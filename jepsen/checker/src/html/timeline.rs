@@ -18,7 +18,7 @@ const BAR_HEIGHT: u32 = 24;
 const LANE_HEIGHT: u32 = 26;
 const AXIS_HEIGHT: u32 = 24;
 /// The width of the gap between two events without points in it, in pixels.
-const GAP: f64 = 30.0;
+const GAP: f64 = 54.0;
 /// What every point adds to its gap.
 const GAP_PER_POINT: f64 = 15.0;
 /// The width of a character in a bar, a little more than it is.
@@ -132,8 +132,10 @@ pub(super) struct Overview {
 pub(super) struct Bucket {
     pub(super) x: f64,
     pub(super) width: f64,
+    /// Heights of what stands on each other: answered, refused, unknown.
     pub(super) ok: f64,
-    pub(super) other: f64,
+    pub(super) fail: f64,
+    pub(super) info: f64,
 }
 
 /// Draws a part of a history.
@@ -474,7 +476,8 @@ fn order(
                 number: placed.number,
                 operation: id.0,
                 x: columns.point_x(placed),
-                y: row_of[&history.operation(id).client] + ROW_HEIGHT / 2,
+                // At the lower edge of the bar, clear of its label.
+                y: row_of[&history.operation(id).client] + (ROW_HEIGHT + BAR_HEIGHT) / 2,
                 call: placed.call.call.clone(),
                 state: placed.call.state.clone(),
                 derived: matches!(placed.call.origin, Origin::Derived(_)),
@@ -642,35 +645,36 @@ fn overview(
     let length = history.events().len().max(1) as f64;
     let x = |event: u32| 1000.0 * f64::from(event) / length;
     let count = history.events().len().clamp(1, 200);
-    let mut ok = vec![0_u32; count];
-    let mut other = vec![0_u32; count];
+    let mut buckets = vec![[0_u32; 3]; count];
     for id in &part.operations {
         let operation = history.operation(*id);
         let bucket = operation.invocation.0 as usize * count / history.events().len().max(1);
-        match operation.outcome {
-            Outcome::Ok(_) => ok[bucket] += 1,
-            Outcome::Fail(_) | Outcome::Info => other[bucket] += 1,
-        }
+        let kind = match operation.outcome {
+            Outcome::Ok(_) => 0,
+            Outcome::Fail(_) => 1,
+            Outcome::Info => 2,
+        };
+        buckets[bucket][kind] += 1;
     }
-    let most = ok
+    let most = buckets
         .iter()
-        .zip(&other)
-        .map(|(ok, other)| ok + other)
+        .map(|counts| counts.iter().sum())
         .max()
         .unwrap_or(0)
         .max(1);
     let width = 1000.0 / count as f64;
     let height = |number: u32| 40.0 * f64::from(number) / f64::from(most);
     Overview {
-        buckets: ok
+        buckets: buckets
             .iter()
-            .zip(&other)
             .enumerate()
-            .map(|(index, (ok, other))| Bucket {
+            .filter(|(_, counts)| **counts != [0; 3])
+            .map(|(index, counts)| Bucket {
                 x: width * index as f64,
                 width: width * 0.85,
-                ok: height(*ok),
-                other: height(*other),
+                ok: height(counts[0]),
+                fail: height(counts[1]),
+                info: height(counts[2]),
             })
             .collect(),
         faults: intervals(history)

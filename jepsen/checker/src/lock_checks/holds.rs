@@ -40,17 +40,7 @@ impl LeaseRules {
     /// The shortest time, on the history's clock, after which a lease of this TTL can have expired.
     fn shortest_life_ns(&self, ttl_ns: u64) -> u64 {
         // Parts of a nanosecond are lost in the cast: in favour of the system.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 <= life <= ttl"
-        )]
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a TTL of 104 days is exact; then it is 1 ns"
-        )]
-        let life = (ttl_ns as f64 * (1.0 - self.rho.clamp(0.0, 1.0))) as u64;
-        life
+        (ttl_ns as f64 * (1.0 - self.rho.clamp(0.0, 1.0))) as u64
     }
 }
 

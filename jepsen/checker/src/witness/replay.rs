@@ -1,7 +1,8 @@
 //! Runs the sequential specification along the claimed order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::slice::from_ref;
 
 use super::assign::Place;
 use super::{Contradiction, WitnessVerdict};
@@ -9,8 +10,8 @@ use crate::{Moment, OperationId, Origin, Position, Problem, Specification, Step,
 
 /// More states than this at once, of a specification that allows several, are not tracked.
 const MOST_STATES: usize = 10_000;
-/// More expiries than this at one place in the order are not tried.
-const MOST_DERIVED_AT_ONCE: usize = 8;
+/// More sets of expiries than this at one place in the order are not tried.
+const MOST_SETS: usize = 1_000;
 
 /// Replays all parts; the first refusal by position.
 pub(super) fn replay<S: Specification>(
@@ -52,6 +53,14 @@ fn replay_part<S: Specification>(problem: Problem<S>, places: &[&Place]) -> Resu
         let mut after = step_all(&mut specification, &states, call);
         if after.is_empty() {
             after = derived.make_way(&mut specification, &calls, &states, call, until);
+        }
+        if after.is_empty() && derived.gave_up {
+            let why = format!(
+                "the call at {} is refused, but so many expiries are possible before it that not all \
+                 were tried",
+                place.position
+            );
+            return Err((WitnessVerdict::Unknown(why), place.position));
         }
         if after.is_empty() {
             let state = &states[0];
@@ -96,15 +105,18 @@ fn first_returns(places: &[&Place]) -> Vec<Option<Moment>> {
 }
 
 /// Calls that no client asked for, such as expiries. Nobody answers them, so no position says where
-/// they belong: they are taken when a call would be refused without them. A linearization with them
-/// is a proof like any other.
+/// they belong: they are taken when a call would be refused without them, each choice of them as a
+/// state of its own. A linearization with them is a proof like any other.
 ///
-/// It relies on this: a derived call that is refused after its operation took effect stays refused
-/// (the lease was renewed since, or has ended).
+/// It relies on two things. A derived call that is refused after its operation took effect stays
+/// refused: the lease was renewed since, or has ended. And one that helps a refused call changes why
+/// that is refused: reasons name whoever is in the way.
 struct Derived {
     of_operation: HashMap<OperationId, Vec<u32>>,
-    /// Of operations that took effect; themselves not yet refused nor taken.
+    /// Of operations that took effect; themselves not refused so far.
     possible: Vec<u32>,
+    /// Whether some choice was not tried: then a refusal proves nothing.
+    gave_up: bool,
 }
 
 impl Derived {
@@ -118,6 +130,7 @@ impl Derived {
         Derived {
             of_operation,
             possible: Vec::new(),
+            gave_up: false,
         }
     }
 
@@ -126,8 +139,8 @@ impl Derived {
             .extend(self.of_operation.remove(&operation).unwrap_or_default());
     }
 
-    /// Takes as few derived calls as make `call` legal, and then `call`; the states after that, none
-    /// if nothing helps.
+    /// Takes derived calls that make `call` legal, no more than it needs, and then `call`; all states
+    /// after that, none if nothing helps.
     fn make_way<S: Specification>(
         &mut self,
         specification: &mut S,
@@ -139,41 +152,38 @@ impl Derived {
         self.possible.retain(|&index| {
             !step_all(specification, states, &calls[index as usize].call).is_empty()
         });
-        let in_time: Vec<u32> = self
-            .possible
-            .iter()
-            .copied()
-            .filter(|&index| until.is_none_or(|until| calls[index as usize].invoked < until))
-            .collect();
-        let mut front = vec![(Vec::new(), states.to_vec())];
-        for _ in 0..MOST_DERIVED_AT_ONCE {
-            let mut next = Vec::new();
-            for (taken, states) in &front {
-                // In rising order: expiries of different leases commute.
-                let from = taken.last().map_or(0, |last| last + 1);
-                for at in from..in_time.len() {
-                    let derived = &calls[in_time[at] as usize].call;
-                    let states = step_all(specification, states, derived);
-                    if states.is_empty() {
-                        continue;
+        let in_time =
+            |index: &u32| until.is_none_or(|until| calls[*index as usize].invoked < until);
+        let in_time: Vec<u32> = self.possible.iter().copied().filter(in_time).collect();
+        let mut ways = Vec::new();
+        for state in states {
+            // Sets of derived calls, sorted, and the states behind them; smaller sets first.
+            let mut sets = VecDeque::from([(Vec::new(), state.clone())]);
+            let mut seen: HashSet<Vec<u32>> = HashSet::new();
+            while let Some((taken, state)) = sets.pop_front() {
+                let reason = specification.refusal(&state, call);
+                for &index in &in_time {
+                    for next in
+                        step_all(specification, from_ref(&state), &calls[index as usize].call)
+                    {
+                        let after = step_all(specification, from_ref(&next), call);
+                        if !after.is_empty() {
+                            ways.extend(after);
+                            continue;
+                        }
+                        let mut taken: Vec<u32> = taken.clone();
+                        taken.push(index);
+                        taken.sort_unstable();
+                        let helps = specification.refusal(&next, call) != reason;
+                        if helps && seen.len() < MOST_SETS && seen.insert(taken.clone()) {
+                            sets.push_back((taken, next));
+                        }
+                        self.gave_up |= seen.len() >= MOST_SETS;
                     }
-                    let mut taken: Vec<usize> = taken.clone();
-                    taken.push(at);
-                    let after = step_all(specification, &states, call);
-                    if !after.is_empty() {
-                        let taken: HashSet<u32> = taken.iter().map(|at| in_time[*at]).collect();
-                        self.possible.retain(|index| !taken.contains(index));
-                        return after;
-                    }
-                    next.push((taken, states));
-                }
-                if next.len() > MOST_STATES {
-                    return Vec::new();
                 }
             }
-            front = next;
         }
-        Vec::new()
+        without_repeats(ways)
     }
 }
 

@@ -210,3 +210,51 @@ fn a_lease_may_expire_between_positions_but_not_early() {
     };
     assert_eq!(operation, OperationId(1));
 }
+
+/// Two leases hold the two permits of `a` when a third is granted one, long after: either may have
+/// expired. Then the operation is what `last` says.
+fn either_may_have_expired(last: &str) -> History {
+    let acquire = |process: u64, lease: &str, token: u64, at: u64| {
+        format!(
+            r#"{{:process {process} :type :invoke :f :acquire :key "a" :value {{:lease "{lease}" :ttl_ms 1000 :mode :permits :limit 2}} :time {at}000000}}
+               {{:process {process} :type :ok :f :acquire :key "a" :value {{:token {token}}} :position "{token}.0" :time {}000000}}"#,
+            at + 1
+        )
+    };
+    let parts = [
+        acquire(1, "x", 1, 0),
+        acquire(2, "y", 2, 10),
+        acquire(3, "z", 3, 2000),
+        last.into(),
+    ];
+    history(&parts.join("\n"))
+}
+
+#[test]
+fn whichever_lease_lives_on_the_other_is_the_one_that_expired() {
+    let model = Locks::lease_lock(Expiry::default());
+    let renew = |process: u64, lease: &str, position: u64, at: u64| {
+        format!(
+            r#"{{:process {process} :type :invoke :f :renew :value {{:lease "{lease}"}} :time {at}000000}}
+               {{:process {process} :type :ok :f :renew :value nil :position "{position}.0" :time {at}000000}}"#
+        )
+    };
+    for (process, lease) in [(1, "x"), (2, "y")] {
+        let history = either_may_have_expired(&renew(process, lease, 4, 2100));
+        let report = witness(&model, &history, None).unwrap();
+        assert_eq!(
+            report.verdict,
+            WitnessVerdict::Proven,
+            "{lease} lives: {report:?}"
+        );
+    }
+    let both = [renew(1, "x", 4, 2100), renew(2, "y", 5, 2200)].join("\n");
+    let report = witness(&model, &either_may_have_expired(&both), None).unwrap();
+    assert!(
+        matches!(
+            report.verdict,
+            WitnessVerdict::Refuted(Contradiction::Refused { .. })
+        ),
+        "{report:?}"
+    );
+}
