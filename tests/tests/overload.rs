@@ -22,7 +22,7 @@ use serde_json::json;
 use tests::raw::{RawConnection, post};
 use tests::{Acquire, Cluster, Granted, Http, Scrape, new_secret, within};
 
-const SYNC_MS: u64 = 100;
+const SYNC_MS: u64 = 50;
 const IN_FLIGHT: [&str; 2] = ["--max-in-flight-proposals", "32"];
 const IN_FLIGHT_BYTES: [&str; 2] = ["--max-in-flight-bytes", "262144"];
 const HOLDERS: usize = 6;
