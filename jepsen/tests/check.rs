@@ -80,7 +80,7 @@ fn recorded(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/histories");
     let path = root.join(name);
     if !path.exists() {
-        println!("skipped: {} is absent", path.display());
+        eprintln!("skipped: {} is absent", path.display());
         return None;
     }
     Some(path)

@@ -164,7 +164,7 @@ fn judge<'r>(
         report.examined += 1;
     }
     let mut by_lock: Vec<_> = holds.into_iter().collect();
-    by_lock.sort_by(|(one, _), (other, _)| one.cmp(other));
+    by_lock.sort_by_key(|(lock, _)| *lock);
     for (lock, mut holds) in by_lock {
         start_before_later_tokens(&mut holds);
         overlaps(record, lock, holds, &mut report);
@@ -191,6 +191,7 @@ fn bases(record: &LockRecord<'_>) -> HashMap<Holder, Vec<Base>> {
     for renewal in &record.renewals {
         add(&renewal.holder, renewal.invoked, renewal.completed, false);
     }
+    #[expect(clippy::iter_over_hash_type, reason = "each list is sorted by itself")]
     for list in bases.values_mut() {
         list.sort_by_key(|base| base.answered_ns);
     }

@@ -200,10 +200,10 @@ impl<'h> LockRecord<'h> {
                         });
                     }
                 }
-                "release" | "cancel" | "revoke" | "force-release" => {
-                    if !matches!(operation.outcome, Outcome::Fail(_)) {
-                        record.endings.push(ending(history, operation, holder())?);
-                    }
+                "release" | "cancel" | "revoke" | "force-release"
+                    if !matches!(operation.outcome, Outcome::Fail(_)) =>
+                {
+                    record.endings.push(ending(history, operation, holder())?);
                 }
                 _ => {}
             }
