@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lock_service::auth::{self, Role};
 use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
 use lock_service::server::{self, Listeners};
@@ -36,10 +37,31 @@ enum Command {
     Init(Box<ServeArgs>),
     /// Run a cluster on this machine, for trying things out
     Dev(DevArgs),
+    /// Make a bearer token for clients: the token on standard error, its entry for --auth-file on
+    /// standard output
+    Token(TokenArgs),
+}
+
+#[derive(clap::Args)]
+struct TokenArgs {
+    /// Name of its holder, for logs
+    #[arg(long)]
+    name: String,
+
+    /// What it allows: `lock` includes `read`, `admin` includes both
+    #[arg(long)]
+    role: Role,
+
+    /// Beginnings of the lock names that it reaches [default: every name]
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
+    prefixes: Vec<String>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Token(args) = &cli.command {
+        return make_token(args);
+    }
     init_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
@@ -57,6 +79,7 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(FAILED, &error),
             },
+            Command::Token(args) => make_token(&args),
         }
     });
     // RocksDB has to be closed before the process runs its destructors, so every task ends first.
@@ -68,6 +91,14 @@ fn main() -> ExitCode {
 /// on the way of each request. Measured in docs/decisions/0007.
 fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
+#[expect(clippy::print_stdout, reason = "the entry is its output")]
+fn make_token(args: &TokenArgs) -> ExitCode {
+    let (token, entry) = auth::make(&args.name, args.role, &args.prefixes);
+    eprintln!("{token}");
+    println!("{entry}");
+    ExitCode::SUCCESS
 }
 
 async fn serve(args: ServeArgs) -> ExitCode {

@@ -1,6 +1,7 @@
 //! The HTTP API: one file per resource. Routes decode, ask the service, and encode; they decide
 //! nothing.
 
+mod access;
 mod acquire;
 mod cluster;
 mod extract;
@@ -14,22 +15,33 @@ use std::sync::{Arc, OnceLock};
 use axum::Json;
 use axum::Router;
 use axum::http::HeaderValue;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use lock_api::{Consistency, ErrorCode, POSITION_HEADER, Position, Problem, path};
 use serde::Serialize;
 
 use self::extract::Terms;
+use crate::auth::Auth;
 use crate::problem::{Failure, unavailable};
 use crate::service::Service;
 
-/// The service, once this node is a member of a cluster.
+/// The service, once this node is a member of a cluster, and who may use it.
 #[derive(Clone, Default)]
 pub struct App {
     service: Arc<OnceLock<Arc<Service>>>,
+    auth: Option<Arc<Auth>>,
 }
 
 impl App {
+    /// Lets in whom `auth` knows; everybody without one.
+    pub fn new(auth: Option<Arc<Auth>>) -> Self {
+        Self {
+            auth,
+            ..Self::default()
+        }
+    }
+
     /// From now on requests are served. Only the first call counts.
     pub fn serve(&self, service: Arc<Service>) {
         let _ = self.service.set(service);
@@ -77,6 +89,15 @@ fn reply(position: Position, body: impl Serialize) -> Response {
 
 /// All routes.
 pub fn router(app: App) -> Router {
+    let changes = Router::new()
+        .route(path::PROMOTE, post(membership::promote))
+        .route(path::REMOVE, post(membership::remove))
+        .route(path::REPLACE, post(membership::replace))
+        .route(path::ADDRESS, post(membership::address))
+        .route(path::FINISH_CHANGE, post(membership::finish_change))
+        .route(path::TRANSFER, post(membership::transfer))
+        .route(path::SNAPSHOT, post(membership::snapshot))
+        .route_layer(from_fn_with_state(app.clone(), access::admins_only));
     Router::new()
         .route(path::ACQUIRE, post(acquire::acquire))
         .route(path::RELEASE, post(acquire::release))
@@ -88,13 +109,9 @@ pub fn router(app: App) -> Router {
         .route(path::LOCKS, get(locks::locks))
         .route(path::FENCE, get(fence::fence))
         .route(path::CLUSTER, get(cluster::cluster))
-        .route(path::PROMOTE, post(membership::promote))
-        .route(path::REMOVE, post(membership::remove))
-        .route(path::REPLACE, post(membership::replace))
-        .route(path::ADDRESS, post(membership::address))
-        .route(path::FINISH_CHANGE, post(membership::finish_change))
-        .route(path::TRANSFER, post(membership::transfer))
-        .route(path::SNAPSHOT, post(membership::snapshot))
+        .merge(changes)
+        // What follows is open to everybody: it names no lock and nobody.
+        .route_layer(from_fn_with_state(app.clone(), access::authenticate))
         .route(path::HEALTHZ, get(cluster::healthz))
         .route(path::READYZ, get(cluster::readyz))
         .route(path::VERSION, get(cluster::version))
