@@ -117,9 +117,13 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
             if !self.is_leader(term) {
                 return false;
             }
-            // A time-out only means to look again.
             let check = InstantOf::<R>::now() + LEADERSHIP_CHECK;
-            let _ = before::<R, _>(check, self.applied.changed()).await;
+            match before::<R, _>(check, self.applied.changed()).await {
+                // Raft has stopped, and nothing will ever be applied, whoever it says leads.
+                Some(Err(_)) => return false,
+                // A time-out only means to look again.
+                Some(Ok(())) | None => {}
+            }
         }
         self.stalls = self.applied.borrow_watched().stalls;
         self.stamper.rebase();
