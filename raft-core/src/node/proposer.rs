@@ -118,11 +118,10 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
                 return false;
             }
             let check = InstantOf::<R>::now() + LEADERSHIP_CHECK;
-            match before::<R, _>(check, self.applied.changed()).await {
+            // A time-out only means to look again.
+            if let Some(Err(_)) = before::<R, _>(check, self.applied.changed()).await {
                 // Raft has stopped, and nothing will ever be applied, whoever it says leads.
-                Some(Err(_)) => return false,
-                // A time-out only means to look again.
-                Some(Ok(())) | None => {}
+                return false;
             }
         }
         self.stalls = self.applied.borrow_watched().stalls;

@@ -176,7 +176,7 @@ impl Cluster {
             slot.start();
             cluster.slots.push(Arc::new(tokio::sync::Mutex::new(slot)));
         }
-        let led = wait_for(FOUNDED_WITHIN, async || cluster.leader().await).await;
+        let led = wait_for(FOUNDED_WITHIN, || cluster.leader()).await;
         assert!(led.is_some(), "no leader within {FOUNDED_WITHIN:?}");
         cluster
     }
@@ -266,8 +266,8 @@ impl Cluster {
     /// Has somebody else lead. Nothing comes of it when nobody can.
     pub async fn transfer(&self, through: usize) -> bool {
         let limit_ms = u64::try_from(TRY.as_millis()).unwrap_or(u64::MAX);
-        let asked = self.ask(through, &Request::Transfer { limit_ms }, TRY);
-        asked.await == Some(Reply::Done)
+        let request = Request::Transfer { limit_ms };
+        self.ask(through, &request, TRY).await == Some(Reply::Done)
     }
 
     /// Puts a new node, with an empty directory, in the place of the one in `slot`.
@@ -276,13 +276,13 @@ impl Cluster {
     /// When that takes too long.
     pub async fn replace(&self, slot: &mut OwnedMutexGuard<Slot>) -> Result<(), String> {
         let (number, generation) = (slot.number, slot.generation + 1);
-        let old = wait_for(REPLACED_WITHIN, async || self.status(number).await).await;
+        let old = wait_for(REPLACED_WITHIN, || self.status(number)).await;
         let (old, _, _) = old.ok_or(format!("n{number} does not answer"))?;
         slot.kill();
         let others = self.listed(Some(number));
         **slot = self.slot(number, generation, &["--join", &others]);
         slot.start();
-        let joined = wait_for(REPLACED_WITHIN, async || {
+        let joined = wait_for(REPLACED_WITHIN, || async {
             self.status(number).await.filter(|(_, _, votes)| *votes)
         });
         if joined.await.is_none() {
@@ -295,7 +295,7 @@ impl Cluster {
             node: old.clone(),
             limit_ms,
         };
-        let removed = wait_for(REPLACED_WITHIN, async || {
+        let removed = wait_for(REPLACED_WITHIN, || async {
             let answer = self.ask(number, &remove, TRY).await;
             answer.filter(|reply| *reply == Reply::Done)
         });

@@ -157,7 +157,10 @@ async fn client(
 }
 
 /// Waits until `probe` is `Some`, or until `limit`.
-async fn wait_for<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+async fn wait_for<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    mut probe: impl FnMut() -> F,
+) -> Option<T> {
     let until = Instant::now() + limit;
     loop {
         if let Some(found) = probe().await {
