@@ -1,10 +1,11 @@
 //! Gives every call its place in the claimed order, and compares that order with real time and with
 //! the log. Knows no model.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::ops::Range;
 
-use super::{Contradiction, LogDump, WitnessReport, WitnessVerdict};
+use rustc_hash::FxHashMap;
+
+use super::{Contradiction, LogDump, LogEntry, WitnessReport, WitnessVerdict};
 use crate::{History, Moment, OperationId, Origin, Outcome, Position, Problem, Specification};
 
 /// A call in the claimed order.
@@ -68,7 +69,7 @@ pub(super) fn assign<S: Specification>(
                 )));
             };
             if let Some(log) = &mut log {
-                log.claim(history, id, position, observes)?;
+                log.claim(id, position, observes)?;
             }
             places.push(place(position));
         }
@@ -113,10 +114,10 @@ fn decide_unknown(
     let Some(log) = log else {
         return why("there is no log to tell");
     };
-    let Some(request) = history.request(operation) else {
+    if history.request(operation).is_none() {
         return why("it has no request id");
-    };
-    if let Some(position) = log.next_unclaimed(request) {
+    }
+    if let Some(position) = log.claim_next(place.operation) {
         return Ok(Some(position));
     }
     if log.begins_late {
@@ -127,9 +128,14 @@ fn decide_unknown(
 
 /// The log by request.
 struct LogIndex {
-    /// Positions of each request, the first last.
-    of_request: HashMap<Arc<str>, Vec<Position>>,
-    claimed: HashSet<Position>,
+    /// The number of each operation's request; none without one.
+    request_of: Vec<Option<u32>>,
+    /// Where the entries of each request begin, by its number; at the end, their count.
+    starts: Vec<usize>,
+    /// Positions by request, then by place.
+    positions: Vec<Position>,
+    /// Which of them an answer carried, or an operation of unknown outcome was given.
+    claimed: Vec<bool>,
     /// Whether entries before its first index are missing.
     begins_late: bool,
     /// What is in the log that no operation asked for.
@@ -138,24 +144,48 @@ struct LogIndex {
 
 impl LogIndex {
     fn of(log: &LogDump, history: &History) -> Self {
-        let mut of_request: HashMap<Arc<str>, Vec<Position>> = HashMap::new();
-        for operation in history.operations() {
-            if let Some(request) = history.request(operation) {
-                of_request.entry(request.clone()).or_default();
+        let operations = history.operations();
+        let mut numbers: FxHashMap<&str, u32> = FxHashMap::default();
+        numbers.reserve(operations.len());
+        let mut number = |request| {
+            let next = numbers.len() as u32;
+            *numbers.entry(request).or_insert(next)
+        };
+        let requests = operations
+            .iter()
+            .map(|operation| history.request(operation));
+        let request_of: Vec<Option<u32>> = requests
+            .map(|request| request.map(|request| number(&**request)))
+            .collect();
+
+        let known = |entry: &LogEntry| numbers.get(&**entry.request.as_ref()?).copied();
+        let requests: Vec<Option<u32>> = log.entries.iter().map(known).collect();
+        // Sorted by counting: the log is in order already.
+        let mut starts = vec![0; numbers.len() + 1];
+        for request in requests.iter().flatten() {
+            starts[*request as usize + 1] += 1;
+        }
+        for request in 0..numbers.len() {
+            starts[request + 1] += starts[request];
+        }
+        let mut next = starts.clone();
+        let count = starts.last().copied().unwrap_or(0);
+        let mut positions = vec![
+            Position {
+                index: 0,
+                ordinal: 0
+            };
+            count
+        ];
+        for (entry, request) in log.entries.iter().zip(&requests) {
+            if let Some(request) = request {
+                let at = &mut next[*request as usize];
+                positions[*at] = entry.position;
+                *at += 1;
             }
         }
-        let mut foreign = None;
-        for entry in log.entries.iter().rev() {
-            let known = entry
-                .request
-                .as_ref()
-                .and_then(|request| of_request.get_mut(request));
-            match known {
-                Some(positions) => positions.push(entry.position),
-                None => foreign = Some(entry),
-            }
-        }
-        let foreign = foreign.map(|entry| {
+        let foreign = requests.iter().position(Option::is_none).map(|at| {
+            let entry = &log.entries[at];
             format!(
                 "the log has {} at {}, request {}, which is not in the history",
                 entry.command.as_deref().unwrap_or("an entry"),
@@ -163,34 +193,43 @@ impl LogIndex {
                 entry.request.as_deref().unwrap_or("without id"),
             )
         });
+        let claimed = vec![false; count];
         LogIndex {
-            of_request,
-            claimed: HashSet::new(),
+            request_of,
+            starts,
+            positions,
+            claimed,
             begins_late: log.first_index > 1,
             foreign,
         }
     }
 
+    /// Where the entries of an operation's request are.
+    fn entries(&self, id: OperationId) -> Range<usize> {
+        match self.request_of[id.0 as usize] {
+            Some(request) => self.starts[request as usize]..self.starts[request as usize + 1],
+            None => 0..0,
+        }
+    }
+
     fn claim(
         &mut self,
-        history: &History,
         id: OperationId,
         position: Position,
         observes: bool,
     ) -> Result<(), WitnessVerdict> {
-        let request = history.request(history.operation(id));
-        let in_log = request.and_then(|request| self.of_request.get(request));
-        let in_log = in_log.map_or(&[][..], Vec::as_slice);
-        if in_log.contains(&position) {
-            self.claimed.insert(position);
+        let entries = self.entries(id);
+        let in_log = &self.positions[entries.clone()];
+        if let Some(at) = in_log.iter().position(|place| *place == position) {
+            self.claimed[entries.start + at] = true;
         } else if !(observes && in_log.is_empty()) {
-            if request.is_none() {
+            if self.request_of[id.0 as usize].is_none() {
                 return Err(WitnessVerdict::Unknown(format!(
                     "operation #{} has no request id to find it in the log by",
                     id.0
                 )));
             }
-            let in_log = in_log.iter().rev().copied().collect();
+            let in_log = in_log.to_vec();
             return Err(WitnessVerdict::Refuted(Contradiction::NotInLog {
                 operation: id,
                 position,
@@ -200,14 +239,11 @@ impl LogIndex {
         Ok(())
     }
 
-    fn next_unclaimed(&mut self, request: &Arc<str>) -> Option<Position> {
-        let positions = self.of_request.get_mut(request)?;
-        while let Some(position) = positions.pop() {
-            if !self.claimed.contains(&position) {
-                return Some(position);
-            }
-        }
-        None
+    /// Claims the first entry of an operation's request that is left.
+    fn claim_next(&mut self, id: OperationId) -> Option<Position> {
+        let at = self.entries(id).find(|at| !self.claimed[*at])?;
+        self.claimed[at] = true;
+        Some(self.positions[at])
     }
 }
 

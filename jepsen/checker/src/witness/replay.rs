@@ -50,10 +50,20 @@ fn replay_part<S: Specification>(problem: Problem<S>, places: &[&Place]) -> Resu
     let mut states = vec![specification.initial()];
     for (place, until) in places.iter().zip(first_returns) {
         let call = &calls[place.call as usize].call;
-        let mut after = step_all(&mut specification, &states, call);
-        if after.is_empty() {
-            after = derived.make_way(&mut specification, &calls, &states, call, until);
+        let mut after = Vec::new();
+        let mut refusing = Vec::new();
+        for state in &states {
+            let next = step_all(&mut specification, from_ref(state), call);
+            if next.is_empty() {
+                refusing.push(state);
+            }
+            after.extend(next);
         }
+        if !refusing.is_empty() {
+            derived.forget_the_refused(&mut specification, &calls, &states);
+            after.extend(derived.make_way(&mut specification, &calls, &refusing, call, until));
+        }
+        let after = without_repeats(after);
         if after.is_empty() && derived.gave_up {
             let why = format!(
                 "the call at {} is refused, but so many expiries are possible before it that not all \
@@ -139,26 +149,35 @@ impl Derived {
             .extend(self.of_operation.remove(&operation).unwrap_or_default());
     }
 
+    /// Whatever is refused in all states there can be.
+    fn forget_the_refused<S: Specification>(
+        &mut self,
+        specification: &mut S,
+        calls: &[TimedCall<S::Call>],
+        states: &[S::State],
+    ) {
+        self.possible.retain(|&index| {
+            !step_all(specification, states, &calls[index as usize].call).is_empty()
+        });
+    }
+
     /// Takes derived calls that make `call` legal, no more than it needs, and then `call`; all states
     /// after that, none if nothing helps.
     fn make_way<S: Specification>(
         &mut self,
         specification: &mut S,
         calls: &[TimedCall<S::Call>],
-        states: &[S::State],
+        states: &[&S::State],
         call: &S::Call,
         until: Option<Moment>,
     ) -> Vec<S::State> {
-        self.possible.retain(|&index| {
-            !step_all(specification, states, &calls[index as usize].call).is_empty()
-        });
         let in_time =
             |index: &u32| until.is_none_or(|until| calls[*index as usize].invoked < until);
         let in_time: Vec<u32> = self.possible.iter().copied().filter(in_time).collect();
         let mut ways = Vec::new();
         for state in states {
             // Sets of derived calls, sorted, and the states behind them; smaller sets first.
-            let mut sets = VecDeque::from([(Vec::new(), state.clone())]);
+            let mut sets = VecDeque::from([(Vec::new(), (*state).clone())]);
             let mut seen: HashSet<Vec<u32>> = HashSet::new();
             while let Some((taken, state)) = sets.pop_front() {
                 let reason = specification.refusal(&state, call);
@@ -183,7 +202,7 @@ impl Derived {
                 }
             }
         }
-        without_repeats(ways)
+        ways
     }
 }
 
