@@ -357,6 +357,28 @@ async fn another_clusters_directory_brings_no_member_and_takes_none_away() {
     assert_held(&ours, 0, &granted).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_another_nodes_directory_does_not_start_while_that_node_runs() {
+    let mut cluster = Cluster::start().await;
+    let granted = take(&cluster, 1, "lock", 3).await;
+    cluster.terminate(1).await;
+    let copied = cluster.folder().join("copied");
+    copy(&cluster.files(1).data, &copied);
+    cluster.restart(1);
+    cluster.wait_node_ready(1).await;
+    cluster.terminate(0).await;
+    replace(&cluster.files(0).data, &copied);
+    let logged = cluster.log(0).len();
+    cluster.restart(0);
+    let status = cluster.wait_end(0).await;
+    assert_eq!(status.code(), Some(1));
+    let log = &cluster.log(0)[logged..];
+    for words in ["runs already", "is a copy of another node's", "--join"] {
+        assert!(log.contains(words), "no `{words}` in {log}");
+    }
+    assert_held(&cluster, 1, &granted).await;
+}
+
 /// The nodes of a cluster under the shim.
 fn with_shim(cuts: &Arc<Mutex<BTreeMap<PathBuf, Cut>>>) -> tests::ClusterBuilder {
     let cuts = cuts.clone();

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use crate::apply::SyncLog;
 use crate::codec;
 use crate::offline::{missing_snapshot, snapshot_is_missing};
-use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::types::{Entry, LogId, StoredMembership, TypeConfig, Vote};
 pub(crate) use recovery::{Examined, HOW_TO_REBUILD, examine, with_remedy};
 use tail::Tail;
 pub(crate) use writer::Backlog;
@@ -50,6 +50,8 @@ struct State {
     purged: Option<LogId>,
     /// The last entry's id, or `purged` when there is none.
     last: Option<LogId>,
+    /// The newest membership among the entries found at the start.
+    found_membership: Option<StoredMembership>,
     tail: Tail,
 }
 
@@ -93,11 +95,17 @@ impl LogStore {
                 committed: recovered.committed,
                 purged: recovered.purged,
                 last: recovered.last,
+                found_membership: recovered.membership,
                 tail: Tail::default(),
             }),
         });
         let writer = Writer::start(db, shared.clone(), recovered.mark, sync)?;
         Ok(Self { shared, writer })
+    }
+
+    /// The newest membership that lay in the log when it was opened.
+    pub fn found_membership(&self) -> Option<StoredMembership> {
+        self.shared.state.read().found_membership.clone()
     }
 
     /// Whether a state that reaches up to `snapshot` and the entries of this log make a whole.

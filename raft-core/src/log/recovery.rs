@@ -29,6 +29,7 @@ pub(super) struct Recovered {
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
     pub last: Option<LogId>,
+    pub membership: Option<StoredMembership>,
 }
 
 /// What a log holds.
@@ -138,6 +139,7 @@ pub(super) fn open(directory: &Path) -> io::Result<Recovered> {
         committed,
         purged,
         last,
+        membership,
         ..
     } = found;
     // What is opened is what was read: a cheap look at both ends.
@@ -156,6 +158,7 @@ pub(super) fn open(directory: &Path) -> io::Result<Recovered> {
         committed: committed.min(last),
         purged,
         last,
+        membership,
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 mod backup;
+mod duplicate;
 mod handler;
 pub(crate) mod links;
 mod membership;
@@ -189,6 +190,13 @@ impl<M: StateMachine> Node<M> {
             .to_openraft(&identity.cluster.to_string())
             .map_err(StartError::Configuration)?;
         let dialer = Dialer::new(identity.node, Some(identity.cluster), channel);
+        let in_snapshot = snapshots.current().map(|(meta, _)| meta.last_membership);
+        let memberships = log.found_membership().into_iter().chain(in_snapshot);
+        let known_at = memberships
+            .filter_map(|stored| Some(stored.membership().get_node(&identity.node)?.clone()))
+            .map(|member| member.peer_address)
+            .filter(|address| *address != config.member.peer_address);
+        duplicate::refuse_duplicate(&dialer, identity.node, known_at.collect()).await?;
         let whereabouts = Arc::new(OnceLock::new());
         let raft = Raft::new(
             identity.node,
