@@ -67,6 +67,27 @@ impl TryFrom<u32> for ModelVersion {
 pub enum Mode {
     /// By one lease and nobody beside it.
     Exclusive,
+    /// By any number of leases at once. They have one token, that of the first of them.
+    Shared,
+    /// By as many leases as there are permits for, each under a token of its own.
+    Permits {
+        /// How many of the permits are taken; from 1 to `limit`.
+        permits: u32,
+        /// How many there are. While the lock exists, all its holders and waiters name the same.
+        limit: u32,
+    },
+}
+
+impl Mode {
+    /// How many permits the lock has; `None` for a lock that has none, which is held exclusively or
+    /// shared.
+    #[must_use]
+    pub fn limit(self) -> Option<u32> {
+        match self {
+            Self::Exclusive | Self::Shared => None,
+            Self::Permits { limit, .. } => Some(limit),
+        }
+    }
 }
 
 /// One lock of an acquire.
@@ -90,7 +111,8 @@ pub struct Acquire {
     pub request: RequestId,
     /// What must be the same in every repeat of the request.
     pub body: BodyHash,
-    /// The locks. Model version 1 takes exactly one.
+    /// The locks, each once, in any order: at most as many as the setting `locks_per_lease_max`.
+    /// They are granted together or not at all.
     pub locks: Vec<LockRequest>,
     /// The lease's TTL in milliseconds. When the lease exists it must be the lease's own, or
     /// `None`; `None` for a new lease means the setting `ttl_default_ms`.
@@ -100,8 +122,12 @@ pub struct Acquire {
     /// How long to wait in the queue, in milliseconds of the cluster clock; 0 only tries. Cut to
     /// the setting `wait_max_ms`.
     pub wait_ms: u64,
-    /// What the holder publishes while it holds.
+    /// What the holder publishes while it holds, with each of the locks.
     pub value: Option<Value>,
+    /// How long each of the locks stays ungrantable when the lease dies otherwise than by its own
+    /// secret, in milliseconds of the cluster clock; 0 for not at all. At most the setting
+    /// `lock_delay_max_ms`.
+    pub lock_delay_ms: u64,
 }
 
 /// One command: what one log entry holds. Renewals that arrived together are one command.
@@ -159,5 +185,57 @@ pub enum Command {
     Revoke {
         /// Which.
         lease: LeaseId,
+    },
+    /// Changes what a holder publishes. Executed every time.
+    Update {
+        /// The holder.
+        lease: LeaseId,
+        /// The token of its grant.
+        token: Token,
+        /// What it publishes from now on with the lock that it holds under this token.
+        value: Option<Value>,
+    },
+    /// Ends the lease that holds a lock, by somebody else's hand. Names the lock, its token and its
+    /// lease, so that it cannot hit the next holder or a fellow sharer.
+    ForceRelease {
+        /// The lock.
+        lock: LockName,
+        /// The token that it is held under.
+        token: Token,
+        /// The holder.
+        lease: LeaseId,
+        /// Whether all that the lease held is free at once. Otherwise it is held back until the
+        /// lease's deadline and then for its lock delay, because the old holder may not know.
+        now: bool,
+    },
+    /// Ends a lease by somebody else's hand.
+    RevokeById {
+        /// Which.
+        lease: LeaseId,
+        /// As for [`Command::ForceRelease`].
+        now: bool,
+    },
+    /// Puts other settings in the place of all of these. They hold for what comes; what exists
+    /// beyond them stays until it ends.
+    ChangeSettings {
+        /// The new settings.
+        settings: Settings,
+    },
+    /// Changes the meaning of `apply` from the next entry on; never back.
+    RaiseModelVersion {
+        /// The new meaning. All members must know it: a node that does not stops here.
+        model_version: ModelVersion,
+    },
+    /// Makes a new cluster of a state that comes from a backup: ends every lease and wait, raises
+    /// the token counter, grants nothing for a while. Repeating it does nothing.
+    Restore {
+        /// The name of the new cluster.
+        cluster_id: ClusterId,
+        /// Every new token will be larger than this, and than all of the old cluster that the
+        /// backup knows.
+        token_floor: Token,
+        /// How long nothing is granted, in milliseconds of the cluster clock: locks that were
+        /// granted after the backup may still be held.
+        hold_ms: u64,
     },
 }

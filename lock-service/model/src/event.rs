@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LeaseId, LockName, Owner, Position, RequestId, Timestamp, Token};
+use crate::{LeaseId, LockName, Mode, Owner, Position, RequestId, Timestamp, Token};
 
 /// Something that happened at a position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub enum EventKind {
         owner: Owner,
         /// The request.
         request: RequestId,
+        /// How the lock is to be held.
+        mode: Mode,
         /// The position of its answer, which is its place in the queue.
         queued_position: Position,
         /// Until when it waits, in cluster time.
@@ -42,6 +44,8 @@ pub enum EventKind {
         owner: Owner,
         /// The request.
         request: RequestId,
+        /// How it holds the lock.
+        mode: Mode,
         /// The fencing token.
         token: Token,
         /// Its place in the queue; the position of its answer if it never had to wait.
@@ -84,6 +88,28 @@ pub enum EventKind {
         /// The token that it held under.
         token: Token,
     },
+    /// A lock was lost because the holder's lease was ended by somebody else's hand.
+    Forced {
+        /// The lock.
+        lock: LockName,
+        /// The former holder.
+        lease: LeaseId,
+        /// The token that it held under.
+        token: Token,
+        /// What ended the lease.
+        how: LeaseEnd,
+        /// Until when the lock is held back, in cluster time; not after now for not at all.
+        held_back_until: Timestamp,
+    },
+    /// A holder changed what it publishes.
+    Updated {
+        /// The lock.
+        lock: LockName,
+        /// The holder.
+        lease: LeaseId,
+        /// The token that it holds under.
+        token: Token,
+    },
 }
 
 impl EventKind {
@@ -95,7 +121,9 @@ impl EventKind {
             | Self::Granted { lock, .. }
             | Self::WaitEnded { lock, .. }
             | Self::Released { lock, .. }
-            | Self::Expired { lock, .. } => lock,
+            | Self::Expired { lock, .. }
+            | Self::Forced { lock, .. }
+            | Self::Updated { lock, .. } => lock,
         }
     }
 
@@ -107,7 +135,9 @@ impl EventKind {
             | Self::Granted { lease, .. }
             | Self::WaitEnded { lease, .. }
             | Self::Released { lease, .. }
-            | Self::Expired { lease, .. } => *lease,
+            | Self::Expired { lease, .. }
+            | Self::Forced { lease, .. }
+            | Self::Updated { lease, .. } => *lease,
         }
     }
 }
@@ -148,6 +178,12 @@ pub enum LeaseEnd {
     Unused,
     /// A request of it was cancelled before there was such a lease.
     CancelledBefore,
+    /// A lock that it held was released by force.
+    Forced,
+    /// It was revoked by its id.
+    RevokedById,
+    /// The cluster was restored from a backup.
+    Restored,
 }
 
 impl std::fmt::Display for LeaseEnd {
@@ -157,6 +193,9 @@ impl std::fmt::Display for LeaseEnd {
             Self::Revoked => "it was revoked",
             Self::Unused => "it was made by an acquire and neither holds nor waits any more",
             Self::CancelledBefore => "a request of it was cancelled before it was made",
+            Self::Forced => "a lock of it was released by force",
+            Self::RevokedById => "it was revoked by its id",
+            Self::Restored => "the cluster was restored from a backup",
         })
     }
 }

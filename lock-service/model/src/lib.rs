@@ -36,6 +36,7 @@
 //!     owner: Owner::new("worker-3")?,
 //!     wait_ms: 0,
 //!     value: None,
+//!     lock_delay_ms: 0,
 //! });
 //! let outcome = table.apply(Entry { index: 2, now: Timestamp(10) }, &acquire);
 //! let Response::Granted(granted) = outcome.response else { return Err("not granted".into()) };
@@ -74,11 +75,26 @@
 //! TTL, and ends as soon as it neither holds nor waits. Apart from that first grant, deadlines only
 //! rise.
 //!
+//! A lease that anybody but its secret's owner ends ([`Command::ForceRelease`],
+//! [`Command::RevokeById`]) holds back all that it held until its deadline, because its owner may
+//! not know. An acquire can ask for a *lock delay*, which follows that, and follows expiry.
+//!
+//! # Locks
+//!
+//! A lock exists while somebody holds it or waits for it, or its delay runs. It is held exclusively,
+//! shared, or by permits ([`Mode`]). An acquire of several locks gets them in one entry, all or
+//! nothing, and waits in all their queues. Queues are strictly first come, first served: a request
+//! is granted when it heads all its queues and all its locks have room. Whoever was queued first
+//! heads all its queues, so waiters never wait for each other in a circle, and whoever comes later
+//! never passes.
+//!
 //! # Tokens
 //!
 //! Every grant takes the next number of one counter, which starts above the floor that the cluster
-//! was founded with and never falls. So for each lock a later holder has a larger token, and a
-//! resource that refuses tokens below the largest it has seen cannot be harmed by a former holder.
+//! was founded with and never falls; only who joins sharers gets theirs. So for each lock that is
+//! held exclusively or shared a later holder never has a smaller token, and a resource that refuses
+//! tokens below the largest it has seen cannot be harmed by a former holder. Permits have tokens of
+//! their own each, but several are held at once, so a maximum does not guard them.
 //!
 //! # Repeats
 //!
@@ -95,7 +111,7 @@
 //! |---|---|
 //! | what can be asked, answered, refused, told | `command`, `outcome`, `refusal`, `event` |
 //! | the rules, step by step | `apply/` |
-//! | the state and its indexes | `state` |
+//! | the state and its indexes | `state`, and what it is made of: `tree`, `ring`, `decisions` |
 //! | looking at it | `read` |
 //! | snapshots | `snapshot` |
 //! | what must always be true | [`invariants`] |
@@ -105,6 +121,7 @@
 
 mod apply;
 mod command;
+mod decisions;
 mod event;
 mod id;
 pub mod invariants;
@@ -112,10 +129,12 @@ mod number;
 mod outcome;
 mod read;
 mod refusal;
+mod ring;
 mod settings;
 mod snapshot;
 mod state;
 mod text;
+mod tree;
 
 pub use command::{Acquire, Command, Entry, LockRequest, Mode, ModelVersion, UnknownModelVersion};
 pub use event::{Event, EventKind, LeaseEnd, ReleasedBy, WaitEnd};
@@ -124,7 +143,9 @@ pub use number::{Position, PositionError, Timestamp, Token};
 pub use outcome::{
     Cancelled, Grant, Granted, Outcome, Queued, Released, Renewal, Renewed, Response,
 };
-pub use read::{Counts, Fence, HolderView, LeaseView, LockView, WaitView, WaiterView};
+pub use read::{
+    Counts, DelayView, Fence, HolderView, LeaseView, LockView, ObstacleView, WaitView, WaiterView,
+};
 pub use refusal::{Field, Limit, LockHeldReason, Refusal};
 pub use settings::{Settings, SettingsError};
 pub use snapshot::{Frozen, ReadError};

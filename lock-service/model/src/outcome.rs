@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Event, LeaseId, LockName, Position, Refusal, RequestId, Timestamp, Token};
+use crate::{
+    ClusterId, Event, LeaseId, LockName, Mode, ModelVersion, Position, Refusal, RequestId, Timestamp,
+    Token,
+};
 
 /// All that one entry caused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,40 @@ pub enum Response {
     },
     /// To any: no, and why.
     Refused(Refusal),
+    /// To `Update`: the holder publishes the new value.
+    Updated {
+        /// The lock.
+        lock: LockName,
+    },
+    /// To `ForceRelease` and `RevokeById`: the lease has ended.
+    Ended {
+        /// Whether it was live until now.
+        was_live: bool,
+        /// What it held until now.
+        released: Vec<Grant>,
+        /// How long the last of these locks is held back, in milliseconds of the cluster clock.
+        held_back_ms: u64,
+    },
+    /// To `ChangeSettings`: they are in force.
+    SettingsChanged,
+    /// To `RaiseModelVersion`: `apply` means this, from the next entry on.
+    ModelVersionRaised {
+        /// The version.
+        model_version: ModelVersion,
+        /// Whether it did so before.
+        repeated: bool,
+    },
+    /// To `Restore`: this is the new cluster.
+    Restored {
+        /// Its name.
+        cluster_id: ClusterId,
+        /// The token counter: every token from now on is larger.
+        token_counter: Token,
+        /// How long nothing is granted, in milliseconds of the cluster clock.
+        hold_ms: u64,
+        /// Whether it had been restored before.
+        repeated: bool,
+    },
 }
 
 /// A lock, and the fencing token that it is held under.
@@ -68,6 +105,8 @@ pub struct Grant {
     pub lock: LockName,
     /// The token.
     pub token: Token,
+    /// How it is held.
+    pub mode: Mode,
 }
 
 /// A request that holds.

@@ -3,21 +3,47 @@
 
 use std::sync::Arc;
 
-use crate::state::{Hold, Lease, Lock, LockTable, Wait};
+use crate::state::{DelayReason, Held, Hold, Lease, Lock, LockTable, Wait};
 use crate::{
-    ClusterId, Event, Grant, LeaseId, LockName, Metadata, Mode, ModelVersion, Origin, Owner,
-    Position, RequestId, Settings, Timestamp, Token, Value,
+    ClusterId, Event, Grant, LeaseId, LockHeldReason, LockName, Metadata, Mode, ModelVersion, Origin,
+    Owner, Position, RequestId, Settings, Timestamp, Token, Value,
 };
 
-/// A lock that somebody holds or waits for.
+/// A lock that somebody holds or waits for, or whose delay runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockView {
     /// Its name.
     pub lock: LockName,
-    /// Who holds it; for an exclusive lock at most one.
+    /// How many permits it has; `None` for a lock that is held exclusively or shared.
+    pub limit: Option<u32>,
+    /// Who holds it, by lease id; for an exclusive lock at most one.
     pub holders: Vec<HolderView>,
     /// Who waits for it, first in line first.
     pub queue: Vec<WaiterView>,
+    /// Why it cannot be granted to anybody for a while.
+    pub delay: Option<DelayView>,
+    /// Why the first in line waits.
+    pub first_waits_for: Option<ObstacleView>,
+}
+
+/// A lock that cannot be granted to anybody for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DelayView {
+    /// Until when, in cluster time.
+    pub until: Timestamp,
+    /// Whether it is held back, because its last holder's lease was ended by somebody else's hand
+    /// or the cluster was restored. Otherwise its last holder expired and had asked for a delay.
+    pub is_held_back: bool,
+}
+
+/// What keeps a request from being granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObstacleView {
+    /// The lock that it cannot have: the first by name, when the request is for several.
+    pub lock: LockName,
+    /// Why it cannot have it. [`LockHeldReason::Queued`] for a lock where others wait before it, or
+    /// where it could be granted as soon as something overdue has been ended.
+    pub reason: LockHeldReason,
 }
 
 /// A holder of a lock.
@@ -107,7 +133,7 @@ pub enum Fence {
 pub struct Counts {
     /// Leases.
     pub leases: u64,
-    /// Locks that are held or waited for.
+    /// Locks that are held, waited for or delayed.
     pub locks: u64,
     /// Requests that wait.
     pub waits: u64,
@@ -154,11 +180,11 @@ impl LockTable {
         self.last_position
     }
 
-    /// The earliest deadline of a lease, wait or tombstone; not after the clock when something is
+    /// The earliest deadline of a lease, wait, lock delay, tombstone or hold; not after the clock when something is
     /// overdue. Nothing changes by itself before it.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.dues.get_min().map(|due| due.at)
+        self.dues.first().map(|(due, ())| due.at)
     }
 
     /// How much there is of everything. Cheap.
@@ -174,11 +200,31 @@ impl LockTable {
     }
 
     /// The last events, oldest first; as many as the setting `events_max` keeps.
-    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> + ExactSizeIterator {
+    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> {
         self.events.iter()
     }
 
-    /// One lock; `None` when nobody holds it or waits for it.
+    /// The events behind `after`, oldest first, without a gap.
+    ///
+    /// # Errors
+    /// When some of them are not kept any more: the oldest position from which it is possible.
+    pub fn events_after(&self, after: Position) -> Result<impl Iterator<Item = &Event>, Position> {
+        let oldest = self.events.forgotten();
+        if after < oldest {
+            Err(oldest)
+        } else {
+            Ok(self.events.iter_after(after))
+        }
+    }
+
+    /// Until when nothing is granted because the cluster was restored, in cluster time; `None` when
+    /// that is over or was never so.
+    #[must_use]
+    pub fn held_back_until(&self) -> Option<Timestamp> {
+        self.held_until()
+    }
+
+    /// One lock; `None` when nobody holds it or waits for it, and no delay runs.
     #[must_use]
     pub fn lock(&self, name: &LockName) -> Option<LockView> {
         self.locks
@@ -192,13 +238,12 @@ impl LockTable {
         prefix: &'a str,
         after: Option<&LockName>,
     ) -> impl Iterator<Item = LockView> + 'a {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let from = match after {
-            Some(after) if after.as_str() >= prefix => Excluded(after.as_str()),
-            _ => Included(prefix),
-        };
+        let after = after.map(LockName::as_str).filter(|after| *after >= prefix);
         self.locks
-            .range::<_, str>((from, Unbounded))
+            .iter_from(|name| match after {
+                Some(after) => name.as_str() <= after,
+                None => name.as_str() < prefix,
+            })
             .take_while(move |(name, _)| name.as_str().starts_with(prefix))
             .filter_map(|(name, lock)| self.view_lock(name, lock))
     }
@@ -211,9 +256,8 @@ impl LockTable {
 
     /// The live leases in the order of their ids, from behind the id `after`.
     pub fn leases(&self, after: Option<LeaseId>) -> impl Iterator<Item = LeaseView> {
-        use std::ops::Bound::{Excluded, Unbounded};
         self.leases
-            .range((after.map_or(Unbounded, Excluded), Unbounded))
+            .iter_from(|id| after.is_some_and(|after| *id <= after))
             .filter(|(_, lease)| !self.is_past(lease.deadline))
             .map(|(id, lease)| self.view_lease(*id, lease))
     }
@@ -224,13 +268,17 @@ impl LockTable {
         if token > self.token_counter {
             return Fence::Unknown;
         }
-        let holders = self.locks.get(lock).map_or(&[][..], |lock| &lock.holders);
-        let holds = |id: &LeaseId| {
-            self.live_lease(*id)
+        let Some(locked) = self.locks.get(lock) else {
+            return Fence::Superseded;
+        };
+        // All sharers have one token, and there may be many of them.
+        let is_of_another_generation = matches!(&locked.held, Held::Shared { token: of, .. } if *of != token);
+        let holds = |id: LeaseId| {
+            self.live_lease(id)
                 .and_then(|lease| lease.hold(lock))
                 .is_some_and(|hold| hold.token == token)
         };
-        if holders.iter().any(holds) {
+        if !is_of_another_generation && locked.holders().any(holds) {
             Fence::Current
         } else {
             Fence::Superseded
@@ -238,9 +286,9 @@ impl LockTable {
     }
 
     fn view_lock(&self, name: &LockName, lock: &Lock) -> Option<LockView> {
-        let holder = |id: &LeaseId| {
-            let lease = self.live_lease(*id)?;
-            lease.hold(name).map(|hold| view_holder(*id, lease, hold))
+        let holder = |id: LeaseId| {
+            let lease = self.live_lease(id)?;
+            lease.hold(name).map(|hold| view_holder(id, lease, hold))
         };
         let waiter = |queued_position: &Position| {
             let wait = self.live_wait(*queued_position)?;
@@ -249,19 +297,38 @@ impl LockTable {
             Some(WaiterView {
                 lease: wait.lease,
                 owner: lease.owner.clone(),
-                request: wait.request.clone(),
+                request: wait.request,
                 mode: request.mode,
                 queued_position: *queued_position,
                 deadline: wait.deadline,
             })
         };
-        let holders: Vec<HolderView> = lock.holders.iter().filter_map(holder).collect();
-        let queue: Vec<WaiterView> = lock.queue.iter().filter_map(waiter).collect();
-        let exists = !holders.is_empty() || !queue.is_empty();
+        let holders: Vec<HolderView> = lock.holders().filter_map(holder).collect();
+        let queue: Vec<WaiterView> = lock.queue.keys().filter_map(waiter).collect();
+        let delay = lock.delay.filter(|delay| !self.is_past(delay.until));
+        let exists = !holders.is_empty() || !queue.is_empty() || delay.is_some();
         exists.then(|| LockView {
             lock: name.clone(),
+            limit: lock.limit,
             holders,
+            first_waits_for: queue.first().and_then(|first| self.obstacle_of(first)),
             queue,
+            delay: delay.map(|delay| DelayView {
+                until: delay.until,
+                is_held_back: delay.reason == DelayReason::HeldBack,
+            }),
+        })
+    }
+
+    fn obstacle_of(&self, waiter: &WaiterView) -> Option<ObstacleView> {
+        let wait = self.live_wait(waiter.queued_position)?;
+        wait.locks.iter().find_map(|request| {
+            let lock = self.locks.get(&request.lock)?;
+            let reason = lock.obstacle(request.mode, Some(waiter.queued_position), self)?;
+            Some(ObstacleView {
+                lock: request.lock.clone(),
+                reason,
+            })
         })
     }
 
@@ -269,7 +336,7 @@ impl LockTable {
         let waits = lease.waits.iter().filter_map(|waiting| {
             let wait = self.live_wait(waiting.queued_position)?;
             Some(WaitView {
-                request: wait.request.clone(),
+                request: wait.request,
                 locks: wait
                     .locks
                     .iter()
@@ -292,6 +359,7 @@ impl LockTable {
                 .map(|hold| Grant {
                     lock: hold.lock.clone(),
                     token: hold.token,
+                    mode: hold.mode,
                 })
                 .collect(),
             waits: waits.collect(),

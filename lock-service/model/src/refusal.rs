@@ -59,7 +59,7 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// Why a lock could not be taken by a try.
+/// Why a lock could not be taken by a try, or not yet be granted to the first in its queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockHeldReason {
     /// A lease holds it.
@@ -69,8 +69,18 @@ pub enum LockHeldReason {
         /// Who took that lease.
         owner: Owner,
     },
-    /// It is free, and others wait for it that could not be granted yet.
+    /// It could be granted, and others wait for it that could not be granted yet.
     Queued,
+    /// It is free, and the delay runs that its last holder asked for.
+    Delayed {
+        /// How long yet, in milliseconds of the cluster clock.
+        remaining_ms: u64,
+    },
+    /// It is free, and held back: its last holder, whose lease somebody else ended, may not know.
+    HeldBack {
+        /// How long yet, in milliseconds of the cluster clock.
+        remaining_ms: u64,
+    },
 }
 
 /// Why a command had no effect.
@@ -107,11 +117,13 @@ pub enum Refusal {
         /// The longest allowed.
         max_bytes: u64,
     },
-    /// An acquire that names no lock, or more than one.
-    #[error("the request names {given} locks, it must name exactly one")]
+    /// An acquire that names no lock, or more than a lease can hold.
+    #[error("the request names {given} locks, it must name 1 to {max}")]
     LockCount {
         /// How many it names.
         given: u64,
+        /// How many it can name: the setting `locks_per_lease_max`.
+        max: u64,
     },
     /// A release that names no token, or more than a lease can hold.
     #[error("the release names {given} tokens, it must name 1 to {max}")]
@@ -205,10 +217,67 @@ pub enum Refusal {
     #[error("there is no such lease; it may have ended long ago")]
     LeaseNotFound,
     /// The lease does not hold under this token, and is not remembered to have. Nothing was
-    /// released.
-    #[error("the lease does not hold anything under token {token}; nothing was released")]
+    /// changed.
+    #[error("the lease does not hold this under token {token}; nothing was changed")]
     TokenStale {
-        /// The first such token of the release.
+        /// The first such token of the command.
         token: Token,
     },
+    /// An acquire that names a lock twice.
+    #[error("the request names the lock {lock} more than once")]
+    LockNamedTwice {
+        /// Which lock.
+        lock: LockName,
+    },
+    /// No permits, or more than there are.
+    #[error("the request asks for {permits} permits of {limit}, it must ask for 1 to {limit}")]
+    PermitsOutOfBounds {
+        /// Which lock.
+        lock: LockName,
+        /// How many it asks for.
+        permits: u32,
+        /// How many there are.
+        limit: u32,
+    },
+    /// A lock delay longer than the setting `lock_delay_max_ms`.
+    #[error("the lock delay of {given_ms} ms is longer than {max_ms} ms")]
+    LockDelayTooLong {
+        /// The delay that was given.
+        given_ms: u64,
+        /// The longest allowed.
+        max_ms: u64,
+    },
+    /// The lock exists with permits and the request wants it without, the other way round, or with
+    /// another limit. Remembered.
+    #[error("the lock {lock} is in use {}, the request wants it {}", in_words(.existing), in_words(.wanted))]
+    ModeMismatch {
+        /// Which lock.
+        lock: LockName,
+        /// How many permits it has; `None` for a lock without.
+        existing: Option<u32>,
+        /// How many the request says that it has.
+        wanted: Option<u32>,
+    },
+    /// The cluster was restored from a backup, and what was granted after the backup may still be
+    /// held. Nothing is remembered: the same request can be repeated later.
+    #[error("nothing is granted for another {remaining_ms} ms after a restore")]
+    HeldBack {
+        /// How long yet, in milliseconds of the cluster clock.
+        remaining_ms: u64,
+    },
+    /// A model version below the one in force.
+    #[error("the model version is {current} and cannot go back to {given}")]
+    ModelVersionGoesBack {
+        /// The version in force.
+        current: u32,
+        /// The version given.
+        given: u32,
+    },
+}
+
+fn in_words(limit: &Option<u32>) -> String {
+    match limit {
+        Some(limit) => format!("with {limit} permits"),
+        None => "without permits".to_owned(),
+    }
 }

@@ -12,8 +12,9 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 /// The replicated settings. `Settings::default()` is what a new cluster starts from;
 /// [`Settings::validate`] says which values are allowed.
 ///
-/// The encoding is part of [`Command::Found`](crate::Command::Found) and of snapshots: a field is
-/// never added, removed or moved. A new setting comes with a new command and a new snapshot format.
+/// The encoding is part of [`Command::Found`](crate::Command::Found), of
+/// [`Command::ChangeSettings`](crate::Command::ChangeSettings) and of snapshots: a field is never
+/// added, removed or moved. A new setting comes with new commands and a new snapshot format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The shortest TTL of a lease, in milliseconds. Default 2 s.
@@ -41,7 +42,7 @@ pub struct Settings {
     pub decided_max: u64,
     /// How many leases can be live at once. Default 250,000.
     pub leases_max: u64,
-    /// How many locks can exist (be held or waited for) at once. Default 1,000,000.
+    /// How many locks can exist (be held, waited for or delayed) at once. Default 1,000,000.
     pub locks_max: u64,
     /// How many requests can wait for one lock. Default 10,000.
     pub queue_max: u64,
@@ -55,6 +56,8 @@ pub struct Settings {
     pub metadata_max_bytes: u64,
     /// The largest value of a holder, in bytes. Default 4,096.
     pub value_max_bytes: u64,
+    /// The longest lock delay, in milliseconds. Default 1 h.
+    pub lock_delay_max_ms: u64,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             owner_max_bytes: 256,
             metadata_max_bytes: 4_096,
             value_max_bytes: 4_096,
+            lock_delay_max_ms: HOUR_MS,
         }
     }
 }
@@ -101,7 +105,7 @@ impl Settings {
     /// # Errors
     /// Names the first setting that does not, and its bounds.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let rules: [(&str, u64, u64, u64); 17] = [
+        let rules: [(&str, u64, u64, u64); 18] = [
             ("ttl_max_ms", self.ttl_max_ms, 1, 30 * DAY_MS),
             ("ttl_min_ms", self.ttl_min_ms, 1, self.ttl_max_ms),
             (
@@ -144,6 +148,7 @@ impl Settings {
                 0,
                 Value::MAX_BYTES as u64,
             ),
+            ("lock_delay_max_ms", self.lock_delay_max_ms, 0, 30 * DAY_MS),
         ];
         for (setting, given, min, max) in rules {
             if !(min..=max).contains(&given) {
@@ -156,6 +161,31 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// What these settings or `other` allow to exist.
+    pub(crate) fn loosest(&self, other: &Self) -> Self {
+        let longest = |of: fn(&Self) -> u64| of(self).max(of(other));
+        Self {
+            ttl_min_ms: self.ttl_min_ms.min(other.ttl_min_ms),
+            ttl_max_ms: longest(|it| it.ttl_max_ms),
+            ttl_default_ms: self.ttl_default_ms,
+            wait_max_ms: longest(|it| it.wait_max_ms),
+            expiry_cap: longest(|it| it.expiry_cap),
+            events_max: longest(|it| it.events_max),
+            tombstone_ttl_ms: longest(|it| it.tombstone_ttl_ms),
+            tombstones_max: longest(|it| it.tombstones_max),
+            decided_max: longest(|it| it.decided_max),
+            leases_max: longest(|it| it.leases_max),
+            locks_max: longest(|it| it.locks_max),
+            queue_max: longest(|it| it.queue_max),
+            locks_per_lease_max: longest(|it| it.locks_per_lease_max),
+            name_max_bytes: longest(|it| it.name_max_bytes),
+            owner_max_bytes: longest(|it| it.owner_max_bytes),
+            metadata_max_bytes: longest(|it| it.metadata_max_bytes),
+            value_max_bytes: longest(|it| it.value_max_bytes),
+            lock_delay_max_ms: longest(|it| it.lock_delay_max_ms),
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! magic "PALISADE" · format version (u32, little-endian)
-//! header · leases · waits · tombstones · events · end mark
+//! header · leases · waits · lock delays · tombstones · events · end mark
 //! ```
 //!
-//! The header says how many of each follow. Header, lease, wait, tombstone, event and end mark are
-//! one *record* each: its length (u32, little-endian), then its postcard encoding. Everything comes
-//! in the order of its key, so equal states have equal bytes, on every node. Locks and deadlines are
-//! not written: they follow from leases, waits and tombstones, and are rebuilt.
+//! The header says how many of each follow. Header, lease, wait, delay, tombstone, event and end
+//! mark are one *record* each: its length (u32, little-endian), then its postcard encoding.
+//! Everything comes in the order of its key, so equal states have equal bytes, on every node. Locks
+//! and deadlines are not written: they follow from the rest, and are rebuilt.
 //!
 //! Reading trusts nothing: it allocates no more than was really there to read, and checks that
 //! what it read is a possible state. It does not detect every flipped bit; whoever keeps the bytes
@@ -20,9 +20,10 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Due, Founding, Lease, LockTable, Tombstone, Wait};
+use crate::ring::Ring;
+use crate::state::{Delay, Due, DueItem, Founding, Lease, LockTable, Tombstone, Wait};
 use crate::{
-    ClusterId, Event, LeaseId, Position, Settings, Timestamp, Token, UnknownModelVersion,
+    ClusterId, Event, LeaseId, LockName, Position, Settings, Timestamp, Token, UnknownModelVersion,
     invariants,
 };
 
@@ -42,13 +43,26 @@ struct Header {
     /// can be told from damage.
     founding: Option<(ClusterId, u32)>,
     settings: Settings,
+    loosest_settings: Settings,
     clock: Timestamp,
     token_counter: Token,
     last_position: Position,
+    held_until: Option<Timestamp>,
+    /// The position of the last event that is not in the ring any more.
+    events_forgotten: Position,
     leases: u64,
     waits: u64,
+    delays: u64,
     tombstones: u64,
     events: u64,
+}
+
+/// A lock that cannot be granted for a while.
+#[derive(Serialize, Deserialize)]
+struct DelayedLock {
+    lock: LockName,
+    limit: Option<u32>,
+    delay: Delay,
 }
 
 /// What comes last, so that a state that was cut off between records is noticed.
@@ -134,16 +148,26 @@ impl Frozen {
             to,
             record: Vec::new(),
         };
+        let delayed = || {
+            table.locks.iter().filter_map(|(name, lock)| {
+                let (lock, limit, delay) = (name.clone(), lock.limit, lock.delay?);
+                Some(DelayedLock { lock, limit, delay })
+            })
+        };
         writer.record(&Header {
             founding: table
                 .founding
                 .map(|founding| (founding.cluster_id, founding.model_version.into())),
             settings: table.settings.clone(),
+            loosest_settings: table.loosest_settings.clone(),
             clock: table.clock,
             token_counter: table.token_counter,
             last_position: table.last_position,
+            held_until: table.held_until,
+            events_forgotten: table.events.forgotten(),
             leases: table.leases.len() as u64,
             waits: table.waits.len() as u64,
+            delays: delayed().count() as u64,
             tombstones: table.tombstones.len() as u64,
             events: table.events.len() as u64,
         })?;
@@ -155,6 +179,7 @@ impl Frozen {
             .waits
             .iter()
             .try_for_each(|(place, wait)| writer.record(&(place, wait.as_ref())))?;
+        delayed().try_for_each(|delayed| writer.record(&delayed))?;
         table
             .tombstones
             .iter()
@@ -227,36 +252,45 @@ impl<R: Read> Reader<'_, R> {
         let mut table = LockTable {
             founding,
             settings: header.settings,
+            loosest_settings: header.loosest_settings,
             clock: header.clock,
             token_counter: header.token_counter,
             last_position: header.last_position,
+            held_until: header.held_until,
+            events: Ring::after(header.events_forgotten),
             ..LockTable::default()
         };
+        if let Some(until) = table.held_until {
+            table.dues.insert(Due::new(until, DueItem::Hold), ());
+        }
         for _ in 0..header.leases {
             let (id, lease): (LeaseId, Lease) = self.record("lease")?;
-            in_order(table.leases.get_max().map(|(last, _)| last), &id, "leases")?;
+            in_order(table.leases.last().map(|(last, _)| last), &id, "leases")?;
             for hold in &lease.holds {
-                Arc::make_mut(table.locks.entry(hold.lock.clone()).or_default())
-                    .holders
-                    .push(id);
+                table.locks.alter(&hold.lock, |lock| {
+                    lock.link(id, hold.mode, || hold.token);
+                    true
+                });
             }
             table.put_lease(id, lease);
         }
         for _ in 0..header.waits {
             let (place, wait): (Position, Wait) = self.record("wait")?;
-            in_order(table.waits.get_max().map(|(last, _)| last), &place, "waits")?;
-            for request in &wait.locks {
-                Arc::make_mut(table.locks.entry(request.lock.clone()).or_default())
-                    .queue
-                    .push_back(place);
-            }
-            table.dues.insert(Due::wait(place, wait.deadline));
+            in_order(table.waits.last().map(|(last, _)| last), &place, "waits")?;
+            table.queue_wait(place, &wait);
             table.waits.insert(place, Arc::new(wait));
+        }
+        let mut last_delayed = None;
+        for _ in 0..header.delays {
+            let DelayedLock { lock, limit, delay } = self.record("lock delay")?;
+            in_order(last_delayed.as_ref(), &lock, "lock delays")?;
+            table.delay_lock(&lock, limit, delay);
+            last_delayed = Some(lock);
         }
         for _ in 0..header.tombstones {
             let (id, tombstone): (LeaseId, Tombstone) = self.record("tombstone")?;
             in_order(
-                table.tombstones.get_max().map(|(last, _)| last),
+                table.tombstones.last().map(|(last, _)| last),
                 &id,
                 "tombstones",
             )?;
@@ -265,11 +299,11 @@ impl<R: Read> Reader<'_, R> {
         for _ in 0..header.events {
             let event: Event = self.record("event")?;
             in_order(
-                table.events.last().map(|last| &last.position),
+                table.events.iter().next_back().map(|last| &last.position),
                 &event.position,
                 "events",
             )?;
-            table.events.push_back(event);
+            table.events.push(event);
         }
         if self.record::<u32>("end mark")? != END {
             return Err(damaged("the end mark is another".to_owned()));
@@ -335,8 +369,9 @@ mod tests {
     fn another_model_version_is_refused_by_its_number() {
         let mut bytes = Vec::new();
         let founding = Some((ClusterId([1; 16]), 9));
-        let (settings, clock, token_counter, last_position) = Default::default();
-        let (leases, waits, tombstones, events) = Default::default();
+        let (settings, loosest_settings, clock, token_counter) = Default::default();
+        let (last_position, held_until, events_forgotten) = Default::default();
+        let (leases, waits, delays, tombstones, events) = Default::default();
         bytes.extend(MAGIC);
         bytes.extend(FORMAT.to_le_bytes());
         let mut writer = Writer {
@@ -346,11 +381,15 @@ mod tests {
         let header = Header {
             founding,
             settings,
+            loosest_settings,
             clock,
             token_counter,
             last_position,
+            held_until,
+            events_forgotten,
             leases,
             waits,
+            delays,
             tombstones,
             events,
         };

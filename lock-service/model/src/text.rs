@@ -2,7 +2,6 @@
 //! types is always within the hard bounds given here, also when it was read from a log or a
 //! snapshot; the (lower) bounds of the [`Settings`](crate::Settings) are checked in `apply`.
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +9,8 @@ use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use serde::ser::{Serialize, Serializer};
+
+use crate::tree::{Key, head_of_bytes};
 
 /// Why a text cannot be what it was meant to be. Lengths are in bytes of UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,9 +104,16 @@ macro_rules! text_type {
             }
         }
 
+        text_impls!($name);
+    };
+}
+
+/// What every text is, over and above its `new` and `as_str`.
+macro_rules! text_impls {
+    ($name:ident) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(self.as_str())
             }
         }
 
@@ -123,15 +131,9 @@ macro_rules! text_type {
             }
         }
 
-        impl Borrow<str> for $name {
-            fn borrow(&self) -> &str {
-                &self.0
-            }
-        }
-
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(self.as_str())
             }
         }
 
@@ -162,12 +164,71 @@ text_type! {
     Rules { what: "a lock name", min_bytes: 1, max_bytes: 512, control_characters: false }
 }
 
-text_type! {
-    /// A client's name for one acquire request, the same in every repeat of it: 1 to 64 bytes, no
-    /// control characters. Unique within its lease. Cheap to clone.
-    RequestId,
-    Rules { what: "a request id", min_bytes: 1, max_bytes: 64, control_characters: false }
+/// A client's name for one acquire request, the same in every repeat of it: 1 to 64 bytes, no
+/// control characters. Unique within its lease. Cheap to clone: it is kept in place, because a lease
+/// remembers many.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    /// Padded with zeros, which no request id contains.
+    text: [u8; Self::MAX_BYTES],
+    bytes: u8,
 }
+
+impl RequestId {
+    const RULES: Rules = Rules {
+        what: "a request id",
+        min_bytes: 1,
+        max_bytes: Self::MAX_BYTES,
+        control_characters: false,
+    };
+
+    /// The most bytes of UTF-8 that a request id can have.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Checks `text` and copies it.
+    ///
+    /// # Errors
+    /// Says which rule the text breaks.
+    pub fn new(text: &str) -> Result<Self, TextError> {
+        Self::RULES.check(text)?;
+        let mut padded = [0; Self::MAX_BYTES];
+        padded
+            .iter_mut()
+            .zip(text.as_bytes())
+            .for_each(|(to, from)| *to = *from);
+        // Checked above to be at most 64.
+        let bytes = u8::try_from(text.len()).unwrap_or(u8::MAX);
+        Ok(Self {
+            text: padded,
+            bytes,
+        })
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let text = self.text.get(..self.bytes()).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+
+    /// The length in bytes of UTF-8.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        usize::from(self.bytes)
+    }
+
+    /// A number that differs for most pairs of ids, to look for one among many.
+    pub(crate) fn fingerprint(&self) -> u32 {
+        let (words, _) = self.text.as_chunks();
+        let mixed = words.iter().fold(0_u64, |mixed, word| {
+            // The multiplier of Knuth's multiplicative hashing for 64 bits, 2^64 / golden ratio.
+            (mixed.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        });
+        u32::try_from(mixed >> 32).unwrap_or_default()
+    }
+}
+
+text_impls!(RequestId);
 
 text_type! {
     /// The human-readable name of whoever took a lease: 0 to 1024 bytes (256 by default settings),
@@ -181,6 +242,17 @@ text_type! {
     /// default settings), any characters. Cheap to clone.
     Value,
     Rules { what: "a value", min_bytes: 0, max_bytes: 65_536, control_characters: true }
+}
+
+impl Key for LockName {
+    fn head(&self, skip: usize) -> u64 {
+        head_of_bytes(self.0.as_bytes().get(skip..).unwrap_or_default())
+    }
+
+    fn shared_bytes(&self, other: &Self) -> usize {
+        let pairs = self.0.bytes().zip(other.0.bytes());
+        pairs.take_while(|(a, b)| a == b).count()
+    }
 }
 
 /// What the maker of a lease says about it: text by text key, shown to people and never read by
@@ -270,6 +342,21 @@ mod tests {
             LockName::new("a\u{85}"),
             Err(TextError::ControlCharacter { at_byte: 1, .. })
         ));
+    }
+
+    #[test]
+    fn a_request_id_has_1_to_64_bytes_and_no_control_characters() {
+        let longest = "ü".repeat(32);
+        let id = RequestId::new(&longest).unwrap();
+        assert_eq!((id.as_str(), id.bytes()), (longest.as_str(), 64));
+        assert_eq!(longest.parse(), Ok(id));
+        assert!(RequestId::new(&"r".repeat(65)).is_err());
+        assert!(RequestId::new("").is_err());
+        assert!(RequestId::new("a\0").is_err());
+        assert!(RequestId::new("a").unwrap() < RequestId::new("ab").unwrap());
+        let other = RequestId::new("a").unwrap();
+        assert_ne!(id.fingerprint(), other.fingerprint());
+        assert_ne!(other.fingerprint(), RequestId::new("b").unwrap().fingerprint());
     }
 
     #[test]

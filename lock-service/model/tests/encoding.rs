@@ -31,6 +31,7 @@ fn acquire(n: u8, lock: &str, wait_ms: u64) -> Command {
         owner: Owner::new("alice").unwrap(),
         wait_ms,
         value: Some(Value::new("here").unwrap()),
+        lock_delay_ms: 0,
     })
 }
 

@@ -45,30 +45,32 @@ fn request() -> impl Strategy<Value = RequestId> {
     (0..6_u8).prop_map(|n| RequestId::new(&format!("r{n}")).unwrap())
 }
 
+fn mode() -> impl Strategy<Value = Mode> {
+    let permits = (1..3_u32).prop_map(|permits| Mode::Permits { permits, limit: 2 });
+    prop_oneof![4 => Just(Mode::Exclusive), 3 => Just(Mode::Shared), 1 => permits]
+}
+
 fn acquire() -> impl Strategy<Value = Command> {
-    let locks = prop_oneof![40 => vec(lock(), 1), 1 => vec(lock(), 0..3)];
+    let lock = || (lock(), mode()).prop_map(|(lock, mode)| LockRequest { lock, mode });
+    let locks = prop_oneof![4 => vec(lock(), 1), 1 => vec(lock(), 0..3)];
     let ttl_ms =
         prop_oneof![6 => Just(None), 4 => Just(Some(15_000)), 1 => (0..40_000_u64).prop_map(Some)];
     let wait_ms = prop_oneof![2 => Just(0), 4 => 1..30_000_u64, 1 => Just(u64::MAX)];
     let body = prop_oneof![12 => Just(0_u8), 1 => Just(1)];
     let value = prop_oneof![3 => Just(None), 1 => "[a-z]{0,6}".prop_map(|text| Some(Value::new(&text).unwrap()))];
-    (lease(), request(), body, locks, ttl_ms, wait_ms, value).prop_map(
-        |(lease, request, body, locks, ttl_ms, wait_ms, value)| {
+    let lock_delay_ms = prop_oneof![4 => Just(0), 1 => 1..9_000_u64];
+    (lease(), request(), body, locks, ttl_ms, wait_ms, value, lock_delay_ms).prop_map(
+        |(lease, request, body, locks, ttl_ms, wait_ms, value, lock_delay_ms)| {
             Command::Acquire(Acquire {
                 lease,
                 request,
                 body: BodyHash([body; 16]),
-                locks: locks
-                    .into_iter()
-                    .map(|lock| LockRequest {
-                        lock,
-                        mode: Mode::Exclusive,
-                    })
-                    .collect(),
+                locks,
                 ttl_ms,
                 owner: Owner::new("somebody").unwrap(),
                 wait_ms,
                 value,
+                lock_delay_ms,
             })
         },
     )
@@ -91,6 +93,11 @@ fn command() -> impl Strategy<Value = Command> {
             metadata: Metadata::default(),
         }),
         1 => lease().prop_map(|lease| Command::Revoke { lease }),
+        1 => (lease(), any::<bool>()).prop_map(|(lease, now)| Command::RevokeById { lease, now }),
+        1 => (lease(), lock(), token(), any::<bool>()).prop_map(|(lease, lock, token, now)| {
+            Command::ForceRelease { lock, token, lease, now }
+        }),
+        1 => (lease(), token()).prop_map(|(lease, token)| Command::Update { lease, token, value: None }),
         2 => Just(Command::Tick),
     ]
 }

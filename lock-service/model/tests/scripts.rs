@@ -9,12 +9,17 @@
 //! ```text
 //! found [floor=N] [SETTING=N]...     tick                    renew LEASE...
 //! open LEASE ttl=MS [owner=O] [KEY:VALUE]...                 revoke LEASE
-//! acquire LEASE LOCK... as=REQUEST [ttl=MS] [wait=MS] [owner=O] [value=V] [body=N]
-//! release LEASE TOKEN...             cancel LEASE REQUEST
+//! acquire LEASE LOCK... as=REQUEST [ttl=MS] [wait=MS] [delay=MS] [owner=O] [value=V] [body=N]
+//! release LEASE TOKEN...             cancel LEASE REQUEST    update LEASE TOKEN [value=V]
+//! force-release LOCK TOKEN LEASE [now]                       revoke-by-id LEASE [now]
+//! settings [SETTING=N]...            model-version N
+//! restore-cluster [cluster=N] [floor=N] [hold=MS]
 //! ```
 //!
+//! A lock is `NAME` (exclusive), `NAME:shared`, or `NAME:2/5` for two of five permits.
+//!
 //! These look, and are no entries: `locks [PREFIX]`, `leases`, `fence LOCK TOKEN`, `deadline`,
-//! `tokens`, `events`, and `restore` (goes on with the state that a snapshot brings back).
+//! `tokens`, `events [AFTER]`, and `restore` (goes on with the state that a snapshot brings back).
 //! `index=N` before a command sets the index of its entry.
 #![allow(
     clippy::unwrap_used,

@@ -1,12 +1,10 @@
-//! Step 3, leases: making, renewing and revoking them.
-
-use std::collections::VecDeque;
+//! Step 3, leases: making, renewing and ending them.
 
 use super::Transition;
 use crate::state::{Lease, Origin};
 use crate::{
-    Field, Grant, LeaseEnd, LeaseId, Limit, Metadata, Owner, Position, Refusal, Renewal, Renewed,
-    Response, Timestamp,
+    Field, Grant, LeaseEnd, LeaseId, Limit, LockName, Metadata, Owner, Position, Refusal, Renewal,
+    Renewed, Response, Timestamp, Token,
 };
 
 impl Transition<'_> {
@@ -69,7 +67,7 @@ impl Transition<'_> {
         deadline: Timestamp,
         origin: Origin,
     ) {
-        let (holds, waits, decided, last_grant) = (Vec::new(), Vec::new(), VecDeque::new(), None);
+        let (holds, waits, decided, last_grant) = Default::default();
         let lease = Lease {
             ttl_ms,
             owner,
@@ -142,11 +140,12 @@ impl Transition<'_> {
 
     fn renew_one(&mut self, id: LeaseId) -> Result<Renewed, Refusal> {
         let now = self.table.clock;
-        let Some(lease) = self.table.leases.get(&id) else {
+        let Some(lease) = self.table.lease_mut(id) else {
             return Err(self.no_such_lease(id));
         };
-        let ttl_ms = lease.ttl_ms;
-        let deadline = lease.deadline.max(now.plus_ms(ttl_ms));
+        let (ttl_ms, before) = (lease.ttl_ms, lease.deadline);
+        let deadline = before.max(now.plus_ms(ttl_ms));
+        lease.deadline = deadline;
         let renewed = Renewed {
             ttl_ms,
             remaining_ms: now.ms_until(deadline),
@@ -154,17 +153,17 @@ impl Transition<'_> {
             waits: lease
                 .waits
                 .iter()
-                .map(|waiting| waiting.request.clone())
+                .map(|waiting| waiting.request)
                 .collect(),
         };
-        self.table.set_lease_deadline(id, deadline);
+        self.table.move_due(id, before, deadline);
         Ok(renewed)
     }
 
     pub(super) fn revoke(&mut self, id: LeaseId) -> Result<Response, Refusal> {
         if let Some(lease) = self.table.leases.get(&id) {
             let released = grants_of(lease);
-            self.end_lease(id, LeaseEnd::Revoked);
+            self.end_lease(id, LeaseEnd::Revoked, true);
             return Ok(Response::Revoked {
                 was_live: true,
                 released,
@@ -177,6 +176,44 @@ impl Transition<'_> {
             });
         }
         Err(Refusal::LeaseNotFound)
+    }
+
+    pub(super) fn force_release(
+        &mut self,
+        lock: &LockName,
+        token: Token,
+        id: LeaseId,
+        now: bool,
+    ) -> Result<Response, Refusal> {
+        let Some(lease) = self.table.leases.get(&id) else {
+            return Err(self.no_such_lease(id));
+        };
+        if lease.hold(lock).is_none_or(|hold| hold.token != token) {
+            return Err(Refusal::TokenStale { token });
+        }
+        Ok(self.end_by_another_hand(id, LeaseEnd::Forced, now))
+    }
+
+    pub(super) fn revoke_by_id(&mut self, id: LeaseId, now: bool) -> Result<Response, Refusal> {
+        let (is_live, is_remembered) = (
+            self.table.leases.contains_key(&id),
+            self.table.tombstones.contains_key(&id),
+        );
+        if is_live || is_remembered {
+            Ok(self.end_by_another_hand(id, LeaseEnd::RevokedById, now))
+        } else {
+            Err(Refusal::LeaseNotFound)
+        }
+    }
+
+    fn end_by_another_hand(&mut self, id: LeaseId, how: LeaseEnd, now: bool) -> Response {
+        let released = self.table.leases.get(&id).map(|lease| grants_of(lease));
+        let all_free_at = self.end_lease(id, how, now);
+        Response::Ended {
+            was_live: released.is_some(),
+            released: released.unwrap_or_default(),
+            held_back_ms: self.table.clock.ms_until(all_free_at),
+        }
     }
 
     /// What to say of a lease that does not live.
@@ -208,6 +245,7 @@ fn grants_of(lease: &Lease) -> Vec<Grant> {
         .map(|hold| Grant {
             lock: hold.lock.clone(),
             token: hold.token,
+            mode: hold.mode,
         })
         .collect()
 }

@@ -2,18 +2,20 @@
 //! command that cannot be done is refused.
 //!
 //! The four steps of an entry, and where they are: ending what is due (`due`), promoting waiters
-//! (`promote`), the command (`found` below, `lease`, `acquire`, `release`), promoting again.
+//! (`promote`), the command (`acquire`, `release`, `lease`, `admin`), promoting again.
 
 mod acquire;
+mod admin;
 mod due;
 mod lease;
 mod promote;
 mod release;
 
-use crate::state::{Decided, Founding, LockTable, Tombstone};
+use crate::decisions::{Decided, Verdict};
+use crate::state::{Delay, DelayReason, LastGrant, LockTable, Origin, Tombstone};
 use crate::{
-    ClusterId, Command, Entry, Event, EventKind, LeaseEnd, LeaseId, LockName, ModelVersion,
-    Outcome, Position, Refusal, ReleasedBy, Response, Settings, Token, WaitEnd,
+    Command, Entry, Event, EventKind, LeaseEnd, LeaseId, LockName, Outcome, Position, Refusal,
+    ReleasedBy, Response, Timestamp, WaitEnd,
 };
 
 impl LockTable {
@@ -96,10 +98,10 @@ impl<'a> Transition<'a> {
         table.last_position = last_position;
         let events_max = usize::try_from(table.settings.events_max).unwrap_or(usize::MAX);
         for event in &events {
-            table.events.push_back(event.clone());
-            if table.events.len() > events_max {
-                table.events.pop_front();
-            }
+            table.events.push(event.clone());
+        }
+        while table.events.len() > events_max {
+            table.events.pop();
         }
         Outcome {
             position,
@@ -135,47 +137,35 @@ impl<'a> Transition<'a> {
             Command::Release { lease, tokens } => self.release(*lease, tokens),
             Command::Cancel { lease, request } => self.cancel(*lease, request),
             Command::Revoke { lease } => self.revoke(*lease),
+            Command::Update {
+                lease,
+                token,
+                value,
+            } => self.update(*lease, *token, value),
+            Command::ForceRelease {
+                lock,
+                token,
+                lease,
+                now,
+            } => self.force_release(lock, *token, *lease, *now),
+            Command::RevokeById { lease, now } => self.revoke_by_id(*lease, *now),
+            Command::ChangeSettings { settings } => self.change_settings(settings),
+            Command::RaiseModelVersion { model_version } => {
+                self.raise_model_version(*model_version)
+            }
+            Command::Restore {
+                cluster_id,
+                token_floor,
+                hold_ms,
+            } => self.restore(*cluster_id, *token_floor, *hold_ms),
         }
-    }
-
-    fn found(
-        &mut self,
-        cluster_id: ClusterId,
-        token_floor: Token,
-        settings: &Settings,
-        model_version: ModelVersion,
-    ) -> Result<Response, Refusal> {
-        if let Some(founding) = self.table.founding {
-            return Ok(Response::Founded {
-                cluster_id: founding.cluster_id,
-                repeated: true,
-            });
-        }
-        settings.validate().map_err(Refusal::InvalidSettings)?;
-        if token_floor > Token::MAX {
-            return Err(Refusal::TokenFloorTooHigh { given: token_floor });
-        }
-        self.table.founding = Some(Founding {
-            cluster_id,
-            model_version,
-        });
-        self.table.settings = settings.clone();
-        self.table.token_counter = token_floor;
-        Ok(Response::Founded {
-            cluster_id,
-            repeated: false,
-        })
     }
 
     /// Notes that a request of this lease is decided, and forgets the oldest such note.
     fn remember(&mut self, id: LeaseId, decided: Decided) {
-        let decided_max = usize::try_from(self.table.settings.decided_max).unwrap_or(usize::MAX);
-        let Some(lease) = self.table.lease_mut(id) else {
-            return;
-        };
-        lease.decided.push_back(decided);
-        while lease.decided.len() > decided_max {
-            lease.decided.pop_front();
+        let decided_max = self.table.settings.decided_max;
+        if let Some(lease) = self.table.lease_mut(id) {
+            lease.decided.push(decided, decided_max);
         }
     }
 
@@ -190,12 +180,11 @@ impl<'a> Transition<'a> {
             // The lease is gone, and with it every memory but its tombstone.
             WaitEnd::LeaseEnded { .. } => None,
         };
-        let (lease, request, body) = (wait.lease, wait.request, wait.body);
+        let (lease, request) = (wait.lease, wait.request);
         for locked in wait.locks {
-            let (lock, request) = (locked.lock, request.clone());
-            self.moved.push(lock.clone());
+            self.moved.push(locked.lock.clone());
             self.event(EventKind::WaitEnded {
-                lock,
+                lock: locked.lock,
                 lease,
                 request,
                 queued_position,
@@ -203,33 +192,58 @@ impl<'a> Transition<'a> {
             });
         }
         if let Some(refusal) = refusal {
-            self.remember(
-                lease,
-                Decided {
-                    request,
-                    body: Some(body),
-                    refusal,
-                },
-            );
+            let decided = Decided {
+                request,
+                body: Some(wait.body),
+                verdict: Verdict::Refused(Box::new(refusal)),
+            };
+            self.remember(lease, decided);
             self.end_lease_if_unused(lease);
         }
     }
 
-    /// Ends a lease: frees all that it holds, ends all its waits, leaves a tombstone.
-    fn end_lease(&mut self, id: LeaseId, how: LeaseEnd) {
+    /// Ends a lease: takes all that it holds from it, ends all its waits, leaves a tombstone. With
+    /// `now`, what somebody else ends is not held back.
+    ///
+    /// The moment at which all that it held is free.
+    fn end_lease(&mut self, id: LeaseId, how: LeaseEnd, now: bool) -> Timestamp {
+        let mut all_free_at = self.table.clock;
         let Some(lease) = self.table.take_lease(id) else {
-            return;
+            return all_free_at;
         };
         for hold in &lease.holds {
             let (lock, token) = (hold.lock.clone(), hold.token);
-            self.table.unlink_holder(id, &lock);
-            self.moved.push(lock.clone());
+            if self.table.unlink_holder(id, &lock, hold.mode) {
+                self.moved.push(lock.clone());
+            }
+            let until = lease.deadline.plus_ms(hold.lock_delay_ms);
+            let reason = match how {
+                LeaseEnd::Expired => Some(DelayReason::LockDelay),
+                LeaseEnd::Forced | LeaseEnd::RevokedById if !now => Some(DelayReason::HeldBack),
+                _ => None,
+            };
+            let delay = reason
+                .map(|reason| Delay { until, reason })
+                .filter(|delay| !self.table.is_past(delay.until));
+            if let Some(delay) = delay {
+                self.table.delay_lock(&lock, hold.mode.limit(), delay);
+                all_free_at = all_free_at.max(delay.until);
+            }
             self.event(match how {
                 LeaseEnd::Expired => EventKind::Expired {
                     lock,
                     lease: id,
                     token,
                 },
+                LeaseEnd::Forced | LeaseEnd::RevokedById | LeaseEnd::Restored => {
+                    EventKind::Forced {
+                        lock,
+                        lease: id,
+                        token,
+                        how,
+                        held_back_until: delay.map_or(self.table.clock, |delay| delay.until),
+                    }
+                }
                 LeaseEnd::Revoked | LeaseEnd::Unused | LeaseEnd::CancelledBefore => {
                     EventKind::Released {
                         lock,
@@ -243,26 +257,19 @@ impl<'a> Transition<'a> {
         for waiting in &lease.waits {
             self.end_wait(waiting.queued_position, WaitEnd::LeaseEnded { how });
         }
-        let is_refused =
-            |decided: &&Decided| !matches!(decided.refusal, Refusal::GrantEnded { .. });
+        let is_refused = |decided: &&Decided| matches!(decided.verdict, Verdict::Refused(_));
         let last_refused = lease.decided.iter().rev().find(is_refused).cloned();
         self.bury(id, how, lease.last_grant, last_refused);
+        all_free_at
     }
 
     /// Ends a lease that an acquire made, if it neither holds nor waits any more.
     fn end_lease_if_unused(&mut self, id: LeaseId) {
-        let is_unused = |lease: &crate::state::Lease| {
-            lease.origin != crate::state::Origin::Explicit
-                && lease.holds.is_empty()
-                && lease.waits.is_empty()
-        };
-        if self
-            .table
-            .leases
-            .get(&id)
-            .is_some_and(|lease| is_unused(lease))
-        {
-            self.end_lease(id, LeaseEnd::Unused);
+        let is_unused = self.table.leases.get(&id).is_some_and(|lease| {
+            lease.origin != Origin::Explicit && lease.holds.is_empty() && lease.waits.is_empty()
+        });
+        if is_unused {
+            self.end_lease(id, LeaseEnd::Unused, true);
         }
     }
 
@@ -271,7 +278,7 @@ impl<'a> Transition<'a> {
         &mut self,
         id: LeaseId,
         how: LeaseEnd,
-        last_grant: Option<crate::state::LastGrant>,
+        last_grant: Option<LastGrant>,
         last_refused: Option<Decided>,
     ) {
         let deadline = self

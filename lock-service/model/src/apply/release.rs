@@ -1,10 +1,12 @@
-//! Step 3, giving up: releasing by token, cancelling by request.
+//! Step 3, what a holder does: releasing and updating by token, cancelling by request.
 
 use super::Transition;
-use crate::state::Decided;
+use super::lease::check_size;
+use crate::decisions::{Decided, Verdict};
+use crate::state::Hold;
 use crate::{
-    Cancelled, Grant, LeaseEnd, LeaseId, LockName, Refusal, Released, ReleasedBy, RequestId,
-    Response, Token,
+    Cancelled, EventKind, Field, Grant, LeaseEnd, LeaseId, Refusal, Released, ReleasedBy,
+    RequestId, Response, Token, Value,
 };
 
 impl Transition<'_> {
@@ -16,20 +18,24 @@ impl Transition<'_> {
         let Some(lease) = self.table.leases.get(&id) else {
             return self.release_after_the_end(id, tokens);
         };
-        let mut locks = Vec::with_capacity(tokens.len());
+        let mut held: Vec<Token> = lease.holds.iter().map(|hold| hold.token).collect();
+        held.sort_unstable();
+        let is_held = |token: &Token| held.binary_search(token).is_ok();
         for &token in tokens {
-            match lease.hold_under(token) {
-                Some(hold) => locks.push((token, Some(hold.lock.clone()))),
-                None if lease.has_given_up(token) => locks.push((token, None)),
-                None => return Err(Refusal::TokenStale { token }),
+            if !is_held(&token) && !lease.has_given_up(token) {
+                return Err(Refusal::TokenStale { token });
             }
         }
-        let mut released = Vec::with_capacity(tokens.len());
-        for (token, lock) in locks {
-            let was_held =
-                lock.is_some_and(|lock| self.give_up(id, &lock, ReleasedBy::Release).is_some());
-            released.push(Released { token, was_held });
-        }
+        let released = tokens.iter().map(|token| Released {
+            token: *token,
+            was_held: is_held(token),
+        });
+        let released = released.collect();
+        let mut wanted = tokens.to_vec();
+        wanted.sort_unstable();
+        self.give_up(id, ReleasedBy::Release, |hold| {
+            wanted.binary_search(&hold.token).is_ok()
+        });
         self.end_lease_if_unused(id);
         Ok(Response::Released(released))
     }
@@ -42,7 +48,7 @@ impl Transition<'_> {
             .get(&id)
             .and_then(|tombstone| tombstone.last_grant.as_ref());
         match last_grant {
-            Some(grant) if tokens.iter().all(|token| *token == grant.token) => {
+            Some(grant) if tokens.iter().all(|token| grant.is_under(*token)) => {
                 let not_held = |token: &Token| Released {
                     token: *token,
                     was_held: false,
@@ -53,27 +59,68 @@ impl Transition<'_> {
         }
     }
 
-    /// Ends one hold by its owner's will; its request is decided.
-    fn give_up(&mut self, id: LeaseId, lock: &LockName, by: ReleasedBy) -> Option<Grant> {
-        let hold = self.table.take_hold(id, lock)?;
-        let (lock, token) = (hold.lock, hold.token);
-        let refusal = Refusal::GrantEnded { token };
-        self.remember(
-            id,
-            Decided {
-                request: hold.request,
-                body: Some(hold.body),
-                refusal,
-            },
-        );
-        self.moved.push(lock.clone());
-        self.event(crate::EventKind::Released {
+    /// Ends some holds by their owner's will, locks by name; their requests are decided.
+    fn give_up(
+        &mut self,
+        id: LeaseId,
+        by: ReleasedBy,
+        is_wanted: impl Fn(&Hold) -> bool,
+    ) -> Vec<Grant> {
+        let decided_max = self.table.settings.decided_max;
+        let Some(lease) = self.table.lease_mut(id) else {
+            return Vec::new();
+        };
+        let holds: Vec<Hold> = lease.holds.extract_if(.., |hold| is_wanted(hold)).collect();
+        for hold in &holds {
+            let Hold { body, token, .. } = *hold;
+            lease
+                .decided
+                .push_ended(hold.request, body, token, decided_max);
+        }
+        let mut grants = Vec::with_capacity(holds.len());
+        for Hold {
+            lock, token, mode, ..
+        } in holds
+        {
+            if self.table.unlink_holder(id, &lock, mode) {
+                self.moved.push(lock.clone());
+            }
+            self.event(EventKind::Released {
+                lock: lock.clone(),
+                lease: id,
+                token,
+                by,
+            });
+            grants.push(Grant { lock, token, mode });
+        }
+        grants
+    }
+
+    pub(super) fn update(
+        &mut self,
+        id: LeaseId,
+        token: Token,
+        value: &Option<Value>,
+    ) -> Result<Response, Refusal> {
+        if let Some(value) = value {
+            let max_bytes = self.table.settings.value_max_bytes;
+            check_size(Field::Value, value.bytes(), max_bytes)?;
+        }
+        let Some(lease) = self.table.lease_mut(id) else {
+            return Err(self.no_such_lease(id));
+        };
+        let hold = lease.holds.iter_mut().find(|hold| hold.token == token);
+        let Some(hold) = hold else {
+            return Err(Refusal::TokenStale { token });
+        };
+        hold.value.clone_from(value);
+        let lock = hold.lock.clone();
+        self.event(EventKind::Updated {
             lock: lock.clone(),
             lease: id,
             token,
-            by,
         });
-        Some(Grant { lock, token })
+        Ok(Response::Updated { lock })
     }
 
     pub(super) fn cancel(&mut self, id: LeaseId, request: &RequestId) -> Result<Response, Refusal> {
@@ -88,21 +135,12 @@ impl Transition<'_> {
             self.end_wait(waiting.queued_position, crate::WaitEnd::Cancelled);
             return Ok(Response::Cancelled(Cancelled::Waiting));
         }
-        let held: Vec<LockName> = lease
-            .holds
-            .iter()
-            .filter(|hold| hold.request == *request)
-            .map(|hold| hold.lock.clone())
-            .collect();
-        if !held.is_empty() {
-            let released = held
-                .iter()
-                .filter_map(|lock| self.give_up(id, lock, ReleasedBy::Cancel))
-                .collect();
+        if lease.holds.iter().any(|hold| hold.request == *request) {
+            let released = self.give_up(id, ReleasedBy::Cancel, |hold| hold.request == *request);
             self.end_lease_if_unused(id);
             return Ok(Response::Cancelled(Cancelled::Granted { released }));
         }
-        if lease.decided(request).is_some() {
+        if lease.decided.get(request).is_some() {
             return Ok(Response::Cancelled(Cancelled::Decided));
         }
         self.remember(id, cancelled_before(request));
@@ -135,8 +173,8 @@ impl Transition<'_> {
 
 fn cancelled_before(request: &RequestId) -> Decided {
     Decided {
-        request: request.clone(),
+        request: *request,
         body: None,
-        refusal: Refusal::Cancelled,
+        verdict: Verdict::Refused(Box::new(Refusal::Cancelled)),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lock_model::{
-    Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Origin, Outcome,
+    Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Mode, Origin, Outcome,
     Position, RequestId, Response, Timestamp, Token, WaitEnd,
 };
 
@@ -13,18 +13,22 @@ use lock_model::{
 pub struct History {
     last_position: Position,
     last_token: Token,
-    holders: BTreeMap<LockName, (LeaseId, Token)>,
+    holders: BTreeMap<(LockName, LeaseId), (Mode, Token)>,
     waiters: BTreeMap<(LockName, Position), Waiter>,
     last_place: BTreeMap<LockName, Position>,
     granted: Vec<(LeaseId, RequestId)>,
 }
 
 /// A request in a queue, as its event told.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Waiter {
     lease: LeaseId,
     request: RequestId,
+    mode: Mode,
     deadline: Timestamp,
+    /// How many waited before it when it was queued. Each of them can be granted the lock before
+    /// it, and nobody else.
+    may_pass: usize,
 }
 
 fn ensure(holds: bool, detail: impl FnOnce() -> String) -> Result<(), String> {
@@ -113,14 +117,17 @@ impl History {
                 lock,
                 lease,
                 request,
+                mode,
                 queued_position,
                 deadline,
                 ..
             } => {
                 let waiter = Waiter {
                     lease: *lease,
-                    request: request.clone(),
+                    request: *request,
+                    mode: *mode,
                     deadline: *deadline,
+                    may_pass: self.queue(lock).count(),
                 };
                 let is_new = self
                     .waiters
@@ -132,37 +139,43 @@ impl History {
                 lock,
                 lease,
                 request,
+                mode,
                 token,
                 queued_position,
                 ttl_ms,
                 remaining_ms,
                 ..
             } => {
-                ensure(*token > self.last_token, || fail("a token did not rise"))?;
-                self.last_token = *token;
+                let generation = self.check_that_it_fits(lock, *mode).map_err(|it| fail(&it))?;
+                match generation {
+                    Some(shared) => ensure(*token == shared, || fail("sharers differ"))?,
+                    None => ensure(*token > self.last_token, || fail("a token did not rise"))?,
+                }
+                self.last_token = self.last_token.max(*token);
                 let last = self.last_place.insert(lock.clone(), *queued_position);
                 ensure(last < Some(*queued_position), || {
                     fail("the queue was overtaken")
                 })?;
                 let waited = self.waiters.remove(&(lock.clone(), *queued_position));
                 if let Some(waited) = waited {
-                    let is_same = waited.lease == *lease && waited.request == *request;
+                    let is_same = waited.lease == *lease
+                        && waited.request == *request
+                        && waited.mode == *mode;
                     ensure(is_same, || fail("another request got the place"))?;
                     ensure(waited.deadline > after.clock(), || {
                         fail("a wait was granted at its end")
                     })?;
                 }
-                let ahead = self
-                    .waiters
-                    .range((lock.clone(), Position::default())..)
-                    .next();
-                let is_first = ahead
-                    .is_none_or(|((other, place), _)| other != lock || place > queued_position);
+                let ahead = self.queue(lock).next();
+                let is_first = ahead.is_none_or(|(place, _)| place > *queued_position);
                 ensure(is_first, || fail("somebody waits before"))?;
-                let holder = self.holders.insert(lock.clone(), (*lease, *token));
-                ensure(holder.is_none(), || fail("two hold the lock"))?;
+                for (_, waiter) in self.queue_mut(lock) {
+                    let left = waiter.may_pass.checked_sub(1);
+                    waiter.may_pass = left.ok_or_else(|| fail("a waiter is starved"))?;
+                }
+                self.holders.insert((lock.clone(), *lease), (*mode, *token));
                 ensure(remaining_ms >= ttl_ms, || fail("less than a TTL remains"))?;
-                self.granted.push((*lease, request.clone()));
+                self.granted.push((*lease, *request));
                 Ok(())
             }
             EventKind::WaitEnded {
@@ -185,23 +198,82 @@ impl History {
             EventKind::Released {
                 lock, lease, token, ..
             } => {
-                let holder = self.holders.remove(lock);
-                ensure(holder == Some((*lease, *token)), || {
-                    fail("who did not hold released")
-                })?;
+                self.stop_holding(lock, *lease, *token)
+                    .map_err(|it| fail(&it))?;
                 ensure(names(command, *lease), || fail("somebody else released"))
             }
             EventKind::Expired { lock, lease, token } => {
-                let holder = self.holders.remove(lock);
-                ensure(holder == Some((*lease, *token)), || {
-                    fail("who did not hold expired")
-                })?;
+                self.stop_holding(lock, *lease, *token)
+                    .map_err(|it| fail(&it))?;
                 let was_live = before
                     .lease(*lease)
                     .is_some_and(|lease| lease.deadline > after.clock());
                 ensure(!was_live, || fail("a lease expired before its deadline"))
             }
+            EventKind::Forced {
+                lock, lease, token, ..
+            } => {
+                self.stop_holding(lock, *lease, *token)
+                    .map_err(|it| fail(&it))?;
+                ensure(forces(command, *lease), || fail("nobody forced that"))
+            }
+            EventKind::Updated { lock, lease, token } => {
+                let held = self.holders.get(&(lock.clone(), *lease));
+                let holds = held.is_some_and(|(_, held)| held == token);
+                ensure(holds && names(command, *lease), || {
+                    fail("who did not hold updated")
+                })
+            }
         }
+    }
+
+    fn queue(&self, lock: &LockName) -> impl Iterator<Item = (Position, &Waiter)> {
+        self.waiters
+            .range((lock.clone(), Position::default())..)
+            .take_while(move |((name, _), _)| name == lock)
+            .map(|((_, place), waiter)| (*place, waiter))
+    }
+
+    fn queue_mut(&mut self, lock: &LockName) -> impl Iterator<Item = (Position, &mut Waiter)> {
+        self.waiters
+            .range_mut((lock.clone(), Position::default())..)
+            .take_while(move |((name, _), _)| name == lock)
+            .map(|((_, place), waiter)| (*place, waiter))
+    }
+
+    /// Whether the lock's holders leave room; the token of the sharers that it joins.
+    fn check_that_it_fits(&self, lock: &LockName, mode: Mode) -> Result<Option<Token>, String> {
+        let holders: Vec<(Mode, Token)> = self
+            .holders
+            .range((lock.clone(), LeaseId([0; 16]))..)
+            .take_while(|((name, _), _)| name == lock)
+            .map(|(_, held)| *held)
+            .collect();
+        let fits = |(other, _): &(Mode, Token)| match (mode, *other) {
+            (Mode::Shared, Mode::Shared) => true,
+            (Mode::Permits { limit, .. }, Mode::Permits { limit: other, .. }) => limit == other,
+            _ => false,
+        };
+        let taken = |mode: Mode| match mode {
+            Mode::Permits { permits, .. } => u64::from(permits),
+            _ => 0,
+        };
+        let sum = taken(mode) + holders.iter().map(|(mode, _)| taken(*mode)).sum::<u64>();
+        let limit = mode.limit().map_or(0, u64::from);
+        ensure(holders.iter().all(fits) && sum <= limit, || {
+            format!("no room beside {holders:?}")
+        })?;
+        Ok(holders
+            .first()
+            .filter(|_| mode == Mode::Shared)
+            .map(|(_, token)| *token))
+    }
+
+    fn stop_holding(&mut self, lock: &LockName, id: LeaseId, token: Token) -> Result<(), String> {
+        let held = self.holders.remove(&(lock.clone(), id));
+        ensure(held.is_some_and(|(_, held)| held == token), || {
+            "who did not hold stopped holding".to_owned()
+        })
     }
 
     fn check_that_events_tell_the_state(&self, table: &LockTable) -> Result<(), String> {
@@ -212,18 +284,18 @@ impl History {
             holders.extend(
                 lock.holders
                     .into_iter()
-                    .map(|it| (name.clone(), (it.lease, it.token))),
+                    .map(|it| ((name.clone(), it.lease), (it.mode, it.token))),
             );
             waiters.extend(lock.queue.into_iter().map(|it| {
-                let (lease, request, deadline) = (it.lease, it.request, it.deadline);
-                (
-                    (name.clone(), it.queued_position),
-                    Waiter {
-                        lease,
-                        request,
-                        deadline,
-                    },
-                )
+                let key = (name.clone(), it.queued_position);
+                let waiter = Waiter {
+                    lease: it.lease,
+                    request: it.request,
+                    mode: it.mode,
+                    deadline: it.deadline,
+                    may_pass: self.waiters.get(&key).map_or(0, |waiter| waiter.may_pass),
+                };
+                (key, waiter)
             }));
         }
         ensure(holders == self.holders, || {
@@ -240,7 +312,17 @@ fn names(command: &Command, id: LeaseId) -> bool {
     match command {
         Command::Release { lease, .. }
         | Command::Cancel { lease, .. }
+        | Command::Update { lease, .. }
         | Command::Revoke { lease } => *lease == id,
+        _ => false,
+    }
+}
+
+/// Whether a command ends this lease by another hand.
+fn forces(command: &Command, id: LeaseId) -> bool {
+    match command {
+        Command::ForceRelease { lease, .. } | Command::RevokeById { lease, .. } => *lease == id,
+        Command::Restore { .. } => true,
         _ => false,
     }
 }
@@ -251,7 +333,8 @@ fn check_lease(lease: &LeaseView, command: &Command, after: &LockTable) -> Resul
     let fail = |what: &str| format!("{what}: {lease:?}");
     let Some(now) = after.lease(id) else {
         let is_past = lease.deadline <= after.clock();
-        let is_revoked = matches!(command, Command::Revoke { lease } if *lease == id);
+        let is_revoked =
+            matches!(command, Command::Revoke { lease } if *lease == id) || forces(command, id);
         let stopped_waiting = lease
             .waits
             .iter()

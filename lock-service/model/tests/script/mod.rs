@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use lock_model::{
-    Acquire, BodyHash, Cancelled, ClusterId, Command, Entry, Event, EventKind, Fence, Grant,
-    LeaseEnd, LeaseId, LockHeldReason, LockName, LockRequest, LockTable, Metadata, Mode,
-    ModelVersion, Outcome, Owner, Position, Refusal, ReleasedBy, RequestId, Response, Settings,
+    Acquire, BodyHash, Cancelled, ClusterId, Command, Entry, Event, EventKind, Fence, Grant, LeaseEnd,
+    LeaseId, LockHeldReason, LockName, LockRequest, LockTable, Metadata, Mode, ModelVersion, Outcome, Owner, Position, Refusal, ReleasedBy, RequestId, Response, Settings,
     Timestamp, Token, Value, WaitEnd,
 };
 
@@ -68,7 +67,7 @@ fn token(text: &str) -> Token {
 
 fn settings(words: &mut Words<'_>) -> Settings {
     let mut settings = Settings::default();
-    let fields: [(&str, &mut u64); 14] = [
+    let fields: [(&str, &mut u64); 15] = [
         ("ttl_min_ms", &mut settings.ttl_min_ms),
         ("ttl_max_ms", &mut settings.ttl_max_ms),
         ("wait_max_ms", &mut settings.wait_max_ms),
@@ -83,6 +82,7 @@ fn settings(words: &mut Words<'_>) -> Settings {
         ("locks_per_lease_max", &mut settings.locks_per_lease_max),
         ("name_max_bytes", &mut settings.name_max_bytes),
         ("value_max_bytes", &mut settings.value_max_bytes),
+        ("lock_delay_max_ms", &mut settings.lock_delay_max_ms),
     ];
     for (name, field) in fields {
         if let Some(number) = words.number(name) {
@@ -92,21 +92,36 @@ fn settings(words: &mut Words<'_>) -> Settings {
     settings
 }
 
-fn acquire(words: &mut Words<'_>) -> Command {
-    let lock = |name: &&str| LockRequest {
-        lock: LockName::new(name).unwrap(),
-        mode: Mode::Exclusive,
+/// `NAME`, `NAME:shared`, or `NAME:2/5` for two of five permits.
+fn lock_request(word: &str) -> LockRequest {
+    let (name, mode) = word.split_once(':').unwrap_or((word, ""));
+    let mode = match (mode, mode.split_once('/')) {
+        ("", _) => Mode::Exclusive,
+        ("shared", _) => Mode::Shared,
+        (_, Some((permits, limit))) => Mode::Permits {
+            permits: permits.parse().unwrap(),
+            limit: limit.parse().unwrap(),
+        },
+        _ => panic!("{word} is no lock"),
     };
+    LockRequest {
+        lock: LockName::new(name).unwrap(),
+        mode,
+    }
+}
+
+fn acquire(words: &mut Words<'_>) -> Command {
     let body = u8::try_from(words.number("body").unwrap_or(0)).unwrap();
     Command::Acquire(Acquire {
         lease: lease(words.plain[1]),
         request: RequestId::new(words.text("as").expect("acquire needs as=REQUEST")).unwrap(),
         body: BodyHash([body; 16]),
-        locks: words.plain[2..].iter().map(lock).collect(),
+        locks: words.plain[2..].iter().map(|word| lock_request(word)).collect(),
         ttl_ms: words.number("ttl"),
         owner: Owner::new(words.text("owner").unwrap_or_default()).unwrap(),
         wait_ms: words.number("wait").unwrap_or(0),
         value: words.text("value").map(|value| Value::new(value).unwrap()),
+        lock_delay_ms: words.number("delay").unwrap_or(0),
     })
 }
 
@@ -150,6 +165,34 @@ fn command(words: &mut Words<'_>) -> Option<Command> {
         },
         "revoke" => Command::Revoke {
             lease: lease(plain[1]),
+        },
+        "update" => Command::Update {
+            lease: lease(plain[1]),
+            token: token(plain[2]),
+            value: words.text("value").map(|value| Value::new(value).unwrap()),
+        },
+        "force-release" => Command::ForceRelease {
+            lock: LockName::new(plain[1]).unwrap(),
+            token: token(plain[2]),
+            lease: lease(plain[3]),
+            now: plain.get(4) == Some(&"now"),
+        },
+        "revoke-by-id" => Command::RevokeById {
+            lease: lease(plain[1]),
+            now: plain.get(2) == Some(&"now"),
+        },
+        "settings" => Command::ChangeSettings {
+            settings: settings(words),
+        },
+        "model-version" => Command::RaiseModelVersion {
+            model_version: ModelVersion::try_from(plain[1].parse::<u32>().unwrap()).unwrap(),
+        },
+        "restore-cluster" => Command::Restore {
+            cluster_id: ClusterId(
+                [u8::try_from(words.number("cluster").unwrap_or(2)).unwrap(); 16],
+            ),
+            token_floor: token(words.text("floor").unwrap_or("0")),
+            hold_ms: words.number("hold").unwrap_or(0),
         },
         _ => return None,
     })
@@ -223,6 +266,10 @@ impl Runner {
             }
             ["tokens"] => vec![format!("the last is {}", self.table.token_counter())],
             ["events"] => self.table.events().map(word_event).collect(),
+            ["events", after] => match self.table.events_after(after.parse().unwrap()) {
+                Ok(events) => or_none(events.map(word_event).collect()),
+                Err(oldest) => vec![format!("too old, the oldest is {oldest}")],
+            },
             ["restore"] => {
                 self.table = through_a_snapshot(&self.table).unwrap();
                 vec!["restored".to_owned()]
@@ -234,7 +281,12 @@ impl Runner {
     fn locks(&self, prefix: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for lock in self.table.locks(prefix, None) {
-            lines.push(format!("{}", lock.lock));
+            let permits = lock.limit.map(|limit| format!(" of {limit} permits"));
+            lines.push(format!("{}{}", lock.lock, permits.unwrap_or_default()));
+            if let Some(delay) = lock.delay {
+                let word = if delay.is_held_back { "held back" } else { "delayed" };
+                lines.push(format!("  {word} until {}", delay.until));
+            }
             for it in lock.holders {
                 let value = it
                     .value
@@ -243,17 +295,22 @@ impl Runner {
                 let (by, token, since, until) =
                     (named(it.lease), it.token, it.granted_at, it.deadline);
                 lines.push(format!(
-                    "  held by {by}{} token {token}{value} since {since} until {until}",
+                    "  held{} by {by}{} token {token}{value} since {since} until {until}",
+                    word_mode(it.mode),
                     owned(&it.owner)
                 ));
             }
             for it in lock.queue {
                 let (by, request, place) = (named(it.lease), it.request, it.queued_position);
                 lines.push(format!(
-                    "  waits {by}{} {request} from {place} until {}",
+                    "  waits{} {by}{} {request} from {place} until {}",
+                    word_mode(it.mode),
                     owned(&it.owner),
                     it.deadline
                 ));
+            }
+            if let Some(it) = lock.first_waits_for {
+                lines.push(format!("  because {} is {}", it.lock, word_reason(&it.reason)));
             }
         }
         or_none(lines)
@@ -393,6 +450,34 @@ fn word_response(response: &Response) -> String {
             grants(released)
         ),
         Response::Refused(refusal) => format!("refused: {}", word_refusal(refusal)),
+        Response::Updated { lock } => format!("updated {lock}"),
+        Response::Ended {
+            was_live,
+            released,
+            held_back_ms,
+        } => format!(
+            "ended was_live {was_live} released [{}] held back for {held_back_ms}",
+            grants(released)
+        ),
+        Response::SettingsChanged => "settings changed".to_owned(),
+        Response::ModelVersionRaised {
+            model_version,
+            repeated,
+        } => format!(
+            "model version {}{}",
+            u32::from(*model_version),
+            again(repeated)
+        ),
+        Response::Restored {
+            cluster_id,
+            token_counter,
+            hold_ms,
+            repeated,
+        } => format!(
+            "restored {} tokens above {token_counter} held back for {hold_ms}{}",
+            cluster_id.0[0],
+            again(repeated)
+        ),
     }
 }
 
@@ -400,23 +485,40 @@ fn word_refusal(refusal: &Refusal) -> String {
     match refusal {
         Refusal::LockHeld {
             lock,
-            reason: LockHeldReason::Held { lease, owner },
+            reason,
             queue_length,
-        } => {
-            format!(
-                "{lock} is held by {}{}, {queue_length} wait",
-                named(*lease),
-                owned(owner)
-            )
-        }
-        Refusal::LockHeld {
-            lock,
-            reason: LockHeldReason::Queued,
-            queue_length,
-        } => {
-            format!("{lock} is queued for, {queue_length} wait")
-        }
+        } => format!("{lock} is {}, {queue_length} wait", word_reason(reason)),
         other => other.to_string(),
+    }
+}
+
+fn word_reason(reason: &LockHeldReason) -> String {
+    match reason {
+        LockHeldReason::Held { lease, owner } => {
+            format!("held by {}{}", named(*lease), owned(owner))
+        }
+        LockHeldReason::Queued => "queued for".to_owned(),
+        LockHeldReason::Delayed { remaining_ms } => format!("delayed for {remaining_ms}"),
+        LockHeldReason::HeldBack { remaining_ms } => format!("held back for {remaining_ms}"),
+    }
+}
+
+fn word_end(how: LeaseEnd) -> &'static str {
+    match how {
+        LeaseEnd::Expired => "lease expired",
+        LeaseEnd::Revoked => "lease revoked",
+        LeaseEnd::Forced => "lease ended by force",
+        LeaseEnd::RevokedById => "lease revoked by id",
+        LeaseEnd::Restored => "cluster restored",
+        LeaseEnd::Unused | LeaseEnd::CancelledBefore => panic!("a lease with a lock ended: {how}"),
+    }
+}
+
+fn word_mode(mode: Mode) -> String {
+    match mode {
+        Mode::Exclusive => String::new(),
+        Mode::Shared => " shared".to_owned(),
+        Mode::Permits { permits, .. } => format!(" {permits} permits"),
     }
 }
 
@@ -427,11 +529,13 @@ fn word_event(event: &Event) -> String {
             lease,
             owner,
             request,
+            mode,
             queued_position,
             deadline,
         } => {
             format!(
-                "{lock} queued {}{} {request} at {queued_position} until {deadline}",
+                "{lock} queued{} {}{} {request} at {queued_position} until {deadline}",
+                word_mode(*mode),
                 named(*lease),
                 owned(owner)
             )
@@ -441,14 +545,15 @@ fn word_event(event: &Event) -> String {
             lease,
             owner,
             request,
+            mode,
             token,
             queued_position,
             ttl_ms,
             remaining_ms,
         } => {
-            let (to, owner) = (named(*lease), owned(owner));
+            let (to, owner, mode) = (named(*lease), owned(owner), word_mode(*mode));
             format!(
-                "{lock} granted {to}{owner} {request} token {token} queued {queued_position} ttl {ttl_ms} remaining {remaining_ms}"
+                "{lock} granted{mode} {to}{owner} {request} token {token} queued {queued_position} ttl {ttl_ms} remaining {remaining_ms}"
             )
         }
         EventKind::WaitEnded {
@@ -461,13 +566,7 @@ fn word_event(event: &Event) -> String {
             let reason = match reason {
                 WaitEnd::TimedOut => "timed out",
                 WaitEnd::Cancelled => "cancelled",
-                WaitEnd::LeaseEnded {
-                    how: LeaseEnd::Expired,
-                } => "lease expired",
-                WaitEnd::LeaseEnded {
-                    how: LeaseEnd::Revoked,
-                } => "lease revoked",
-                WaitEnd::LeaseEnded { how } => panic!("a lease with a wait ended: {how}"),
+                WaitEnd::LeaseEnded { how } => word_end(*how),
             };
             format!(
                 "{lock} wait ended {} {request} from {queued_position}: {reason}",
@@ -489,6 +588,19 @@ fn word_event(event: &Event) -> String {
         }
         EventKind::Expired { lock, lease, token } => {
             format!("{lock} expired {} token {token}", named(*lease))
+        }
+        EventKind::Forced {
+            lock,
+            lease,
+            token,
+            how,
+            held_back_until,
+        } => {
+            let (lease, how) = (named(*lease), word_end(*how));
+            format!("{lock} {how} {lease} token {token} held back until {held_back_until}")
+        }
+        EventKind::Updated { lock, lease, token } => {
+            format!("{lock} updated {} token {token}", named(*lease))
         }
     };
     format!("    {} {words}", event.position)
