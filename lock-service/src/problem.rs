@@ -104,7 +104,8 @@ fn describe(refusal: &Refusal) -> Problem {
         // Stops the node before any client could see it; see `LockMachine::apply`.
         Refusal::EntryOutOfOrder { .. }
         | Refusal::InvalidSettings(_)
-        | Refusal::TokenFloorTooHigh { .. } => plain(ErrorCode::Internal, ""),
+        | Refusal::TokenFloorTooHigh { .. }
+        | Refusal::ModelVersionGoesBack { .. } => plain(ErrorCode::Internal, ""),
         Refusal::TooLong { field, .. } => invalid(
             match field {
                 Field::LockName => "lock",
@@ -115,6 +116,26 @@ fn describe(refusal: &Refusal) -> Problem {
             "",
         ),
         Refusal::LockCount { .. } => invalid("lock", ""),
+        Refusal::LockNamedTwice { .. } => invalid("locks", ""),
+        Refusal::PermitsOutOfBounds { .. } => invalid("permits", ""),
+        Refusal::LockDelayTooLong { .. } => invalid("lock_delay_ms", ""),
+        Refusal::ModeMismatch { lock, .. } => {
+            let mut problem = plain(
+                ErrorCode::ModeMismatch,
+                "; that cannot change while anybody holds it or waits for it",
+            );
+            problem.lock = wire::lock_name(lock);
+            problem
+        }
+        Refusal::HeldBack { remaining_ms } => {
+            let mut problem = plain(
+                ErrorCode::HeldBack,
+                ": locks that were granted after the backup may still be held. Try again then, or \
+                 send wait_ms to queue",
+            );
+            problem.retry_after_ms = Some(*remaining_ms);
+            problem
+        }
         Refusal::TokenCount { .. } => invalid("tokens", ""),
         Refusal::TtlOutOfBounds { .. } => invalid("ttl_ms", ""),
         Refusal::TtlDiffers { .. } => invalid("ttl_ms", "; leave it out, or use the lease's own"),
@@ -157,6 +178,28 @@ fn describe(refusal: &Refusal) -> Problem {
                         ": it is about to go to the first in its queue; send wait_ms to queue",
                     );
                     problem.reason = Some(BlockReason::Queued);
+                    problem
+                }
+                LockHeldReason::Delayed { remaining_ms } => {
+                    let mut problem = plain(
+                        ErrorCode::LockHeld,
+                        &format!(
+                            ": its last holder was lost, and its lock delay runs for another \
+                             {remaining_ms} ms; send wait_ms to queue"
+                        ),
+                    );
+                    problem.reason = Some(BlockReason::Delayed);
+                    problem
+                }
+                LockHeldReason::HeldBack { remaining_ms } => {
+                    let mut problem = plain(
+                        ErrorCode::LockHeld,
+                        &format!(
+                            ": its last holder may not know yet that its lease was ended, so it \
+                             is held back for another {remaining_ms} ms; send wait_ms to queue"
+                        ),
+                    );
+                    problem.reason = Some(BlockReason::HeldBack);
                     problem
                 }
             };

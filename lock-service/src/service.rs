@@ -191,17 +191,17 @@ impl Service {
         };
         let names = Names { secret, request_id };
         let acquire = self.acquire_command(&request, &names)?;
-        let (lease, model_request) = (acquire.lease, acquire.request.clone());
+        let (lease, model_request) = (acquire.lease, acquire.request);
         let command = Command::Acquire(acquire);
         let mut abandoned = Abandoned {
             service: self,
-            names: (!client_named_both).then(|| (lease, model_request.clone())),
+            names: (!client_named_both).then_some((lease, model_request)),
         };
         let wait_until =
             answer_deadline.min(Instant::now() + Duration::from_millis(MAX_HTTP_WAIT_MS));
         let mut was_queued = false;
         let answer = loop {
-            let place = self.waiters.park(lease, model_request.clone());
+            let place = self.waiters.park(lease, model_request);
             let deadline = Instant::now() + propose_timeout;
             let step = self
                 .acquire_once(&request, &command, &names, place, deadline, wait_until)
@@ -253,6 +253,7 @@ impl Service {
                 .map(|value| lock_model::Value::new(value.as_str()))
                 .transpose()
                 .map_err(text("value"))?,
+            lock_delay_ms: 0,
         })
     }
 
@@ -277,6 +278,7 @@ impl Service {
         match timeout_at(wait_until.into(), place.news()).await {
             Ok(News::Granted {
                 lock,
+                mode,
                 token,
                 position,
                 queued_position,
@@ -284,7 +286,7 @@ impl Service {
                 remaining_ms,
             }) => {
                 let granted = Granted {
-                    grants: vec![Grant { lock, token }],
+                    grants: vec![Grant { lock, token, mode }],
                     ttl_ms,
                     remaining_ms,
                     queued_position,

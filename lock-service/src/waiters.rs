@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lock_model::{Event, EventKind, LeaseId, LockName, Position, RequestId, Token, WaitEnd};
+use lock_model::{
+    Event, EventKind, LeaseId, LockName, Mode, Position, RequestId, Token, WaitEnd,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -16,6 +18,7 @@ pub enum News {
     /// It got its lock.
     Granted {
         lock: LockName,
+        mode: Mode,
         token: Token,
         position: Position,
         queued_position: Position,
@@ -61,7 +64,7 @@ impl Waiters {
         let key = (lease, request);
         parked
             .by_request
-            .entry(key.clone())
+            .entry(key)
             .or_default()
             .push((number, tell));
         drop(parked);
@@ -86,6 +89,7 @@ impl Waiters {
                     lock,
                     lease,
                     request,
+                    mode,
                     token,
                     queued_position,
                     ttl_ms,
@@ -96,6 +100,7 @@ impl Waiters {
                     request,
                     News::Granted {
                         lock: lock.clone(),
+                        mode: *mode,
                         token: *token,
                         position: event.position,
                         queued_position: *queued_position,
@@ -118,13 +123,15 @@ impl Waiters {
                 ),
                 EventKind::Queued { .. }
                 | EventKind::Released { .. }
-                | EventKind::Expired { .. } => continue,
+                | EventKind::Expired { .. }
+                | EventKind::Forced { .. }
+                | EventKind::Updated { .. } => continue,
             };
             let mut parked = self.parked.lock();
             if parked.by_request.is_empty() {
                 return;
             }
-            let told = parked.by_request.remove(&(lease, request.clone()));
+            let told = parked.by_request.remove(&(lease, *request));
             drop(parked);
             for (_, tell) in told.into_iter().flatten() {
                 // A request whose client is gone has left, or is about to.
@@ -178,7 +185,7 @@ mod tests {
             kind: EventKind::WaitEnded {
                 lock: LockName::new("a").unwrap(),
                 lease,
-                request: request.clone(),
+                request: *request,
                 queued_position: Position {
                     index: 3,
                     ordinal: 0,
@@ -193,8 +200,8 @@ mod tests {
         let waiters = Waiters::default();
         let lease = LeaseId([1; 16]);
         let request = RequestId::new("r").unwrap();
-        let mut first = waiters.park(lease, request.clone());
-        let mut second = waiters.park(lease, request.clone());
+        let mut first = waiters.park(lease, request);
+        let mut second = waiters.park(lease, request);
         let mut other = waiters.park(lease, RequestId::new("s").unwrap());
         waiters.tell(&[ended(lease, &request)]);
         assert!(matches!(first.news().await, News::Ended { .. }));

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "bytes that cannot be read fail their test"
 )]
 
@@ -35,7 +36,7 @@ fn acquire(n: u8, lock: &str, wait_ms: u64) -> Command {
     })
 }
 
-/// Every command once, in the order of the variants.
+/// Every command, in the order of the variants, and every mode.
 fn commands() -> Vec<Command> {
     let request = RequestId::new("r1").unwrap();
     let metadata = Metadata::new([("k".to_owned(), "v".to_owned())].into()).unwrap();
@@ -66,7 +67,54 @@ fn commands() -> Vec<Command> {
             request,
         },
         Command::Revoke { lease: lease(1) },
+        Command::Update {
+            lease: lease(1),
+            token: Token(101),
+            value: Some(Value::new("here").unwrap()),
+        },
+        Command::ForceRelease {
+            lock: LockName::new("job").unwrap(),
+            token: Token(101),
+            lease: lease(1),
+            now: true,
+        },
+        Command::RevokeById {
+            lease: lease(1),
+            now: false,
+        },
+        Command::ChangeSettings {
+            settings: Settings::default(),
+        },
+        Command::RaiseModelVersion {
+            model_version: ModelVersion::V1,
+        },
+        Command::Restore {
+            cluster_id: ClusterId([7; 16]),
+            token_floor: Token(100),
+            hold_ms: 1_000,
+        },
+        several(1),
     ]
+}
+
+/// For a lock of each mode.
+fn several(n: u8) -> Command {
+    let Command::Acquire(mut acquire) = acquire(n, "job", 0) else {
+        panic!("an acquire is an acquire");
+    };
+    let permits = Mode::Permits {
+        permits: 2,
+        limit: 5,
+    };
+    let locks = [("a", Mode::Exclusive), ("b", Mode::Shared), ("c", permits)];
+    acquire.lock_delay_ms = 1_000;
+    acquire.locks = locks
+        .map(|(lock, mode)| LockRequest {
+            lock: LockName::new(lock).unwrap(),
+            mode,
+        })
+        .to_vec();
+    Command::Acquire(acquire)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -77,17 +125,28 @@ fn hex(bytes: &[u8]) -> String {
 fn commands_are_encoded_as_they_always_were() {
     let id = |n: u8| hex(&[n; 16]);
     let (one, two, seven, body) = (id(1), id(2), id(7), id(0xbb));
-    let settings = "d00f80dddb019875 80b89929 e807 904e b0ea01 c0843d 40 90a10f c0843d 904e e807 8004 8002 8020 8020";
+    let settings = "d00f80dddb019875 80b89929 e807 904e b0ea01 c0843d 40 90a10f c0843d 904e e807 8004 8002 8020 8020 80dddb01";
     let expected = [
         format!("00 {seven} 64 {settings} 01"),
         "01".to_owned(),
         format!("02 {one} 8827 05616c696365 01016b0176"),
-        format!("03 {one} 027231 {body} 01036a6f6200 018827 05616c696365 ac02 010468657265"),
+        format!("03 {one} 027231 {body} 01036a6f6200 018827 05616c696365 ac02 010468657265 00"),
         format!("04 02{one}{two}"),
         format!("05 {one} 0165"),
         format!("06 {one} 027231"),
         format!("07 {one}"),
+        format!("08 {one} 65 010468657265"),
+        format!("09 036a6f62 65 {one} 01"),
+        format!("0a {one} 00"),
+        format!("0b {settings}"),
+        "0c 01".to_owned(),
+        format!("0d {seven} 64 e807"),
+        format!(
+            "03 {one} 027231 {body} 03 016100 016201 0163020205 018827 05616c696365 00 \
+             010468657265 e807"
+        ),
     ];
+    assert_eq!(commands().len(), expected.len());
     for (command, expected) in commands().iter().zip(expected) {
         let bytes = postcard::to_stdvec(command).unwrap();
         assert_eq!(hex(&bytes), expected.replace(' ', ""), "{command:?}");
@@ -98,7 +157,7 @@ fn commands_are_encoded_as_they_always_were() {
 #[test]
 fn a_command_of_another_build_is_an_error_and_not_another_command() {
     assert!(
-        postcard::from_bytes::<Command>(&[8]).is_err(),
+        postcard::from_bytes::<Command>(&[14]).is_err(),
         "an unknown variant"
     );
     let mut bytes = postcard::to_stdvec(&commands()[0]).unwrap();
@@ -127,6 +186,12 @@ fn table() -> LockTable {
             lease: lease(4),
             tokens: vec![Token(102)],
         },
+        several(5),
+        acquire(6, "held back", 0),
+        Command::RevokeById {
+            lease: lease(6),
+            now: false,
+        },
     ]);
     for (index, command) in (1..).zip(&commands) {
         table.apply(
@@ -154,7 +219,7 @@ fn a_snapshot_of_format_1_is_read_and_written_as_it_always_was() {
             counts.tombstones,
             counts.events
         ),
-        (2, 1, 2, 4)
+        (3, 1, 3, 9)
     );
     let digits = SNAPSHOT_OF_FORMAT_1.split_whitespace().collect::<String>();
     assert_eq!(hex(&encode(&table)), digits);

@@ -39,8 +39,13 @@ impl Transition<'_> {
         if self.moved.is_empty() {
             return;
         }
-        let mut moved: BTreeSet<LockName> = std::mem::take(&mut self.moved).into_iter().collect();
-        while let Some(lock) = moved.pop_first() {
+        let moved = std::mem::take(&mut self.moved);
+        // A request that can be granted heads all its queues, so it is found at its first lock.
+        let mut candidates: BTreeSet<LockName> = moved
+            .iter()
+            .filter_map(|lock| self.first_lock_of_head(lock))
+            .collect();
+        while let Some(lock) = candidates.pop_first() {
             let Some(queued_position) = self.grantable_head(&lock) else {
                 continue;
             };
@@ -48,8 +53,16 @@ impl Transition<'_> {
                 continue;
             };
             self.grant(&Ask::of(&wait), queued_position);
-            moved.extend(wait.locks.into_iter().map(|request| request.lock));
+            let moved = wait.locks.iter();
+            candidates.extend(moved.filter_map(|it| self.first_lock_of_head(&it.lock)));
         }
+    }
+
+    /// The first lock by name that is wanted by the head of this lock's queue.
+    fn first_lock_of_head(&self, lock: &LockName) -> Option<LockName> {
+        let head = self.table.locks.get(lock)?.head()?;
+        let wait = self.table.waits.get(&head)?;
+        wait.locks.first().map(|request| request.lock.clone())
     }
 
     /// The request at the head of this lock's queue, if it can be granted: it and its lease are not

@@ -1,7 +1,7 @@
 //! What must hold between entries: a second look at locks and queues that knows nothing but the
 //! events, and the rules on who may end what, and when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lock_model::{
     Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Mode, Origin, Outcome,
@@ -16,7 +16,9 @@ pub struct History {
     holders: BTreeMap<(LockName, LeaseId), (Mode, Token)>,
     waiters: BTreeMap<(LockName, Position), Waiter>,
     last_place: BTreeMap<LockName, Position>,
-    granted: Vec<(LeaseId, RequestId)>,
+    /// Whether every request is remembered for ever, so that none is granted a lock twice.
+    pub forgets_nothing: bool,
+    granted: BTreeSet<(LeaseId, RequestId, LockName)>,
 }
 
 /// A request in a queue, as its event told.
@@ -36,11 +38,6 @@ fn ensure(holds: bool, detail: impl FnOnce() -> String) -> Result<(), String> {
 }
 
 impl History {
-    /// Every request that was ever granted, once for each time.
-    pub fn granted_requests(&self) -> Vec<(LeaseId, RequestId)> {
-        self.granted.clone()
-    }
-
     /// Takes one more entry into the history, and checks that it fits.
     pub fn check(
         &mut self,
@@ -175,8 +172,8 @@ impl History {
                 }
                 self.holders.insert((lock.clone(), *lease), (*mode, *token));
                 ensure(remaining_ms >= ttl_ms, || fail("less than a TTL remains"))?;
-                self.granted.push((*lease, *request));
-                Ok(())
+                let is_new = self.granted.insert((*lease, *request, lock.clone()));
+                ensure(is_new || !self.forgets_nothing, || fail("granted twice"))
             }
             EventKind::WaitEnded {
                 lock,
