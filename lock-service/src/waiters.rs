@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lock_model::{
-    Event, EventKind, LeaseId, LockName, Mode, Position, RequestId, Token, WaitEnd,
-};
+use lock_model::{Event, EventKind, LeaseId, LockName, Mode, Position, RequestId, Token, WaitEnd};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 

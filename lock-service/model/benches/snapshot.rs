@@ -14,33 +14,44 @@ mod support;
 use std::time::Duration;
 
 use lock_model::LockTable;
-use rustix::time::{ClockId, clock_gettime};
-use support::{Node, acquire, lock_name, release};
+use support::{Node, acquire, lock_name, release, thread_time};
 
 const LEASES: u64 = 100_000;
 const LOCKS_EACH: u64 = 10;
 
-fn thread_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec.try_into().unwrap(), now.tv_nsec.try_into().unwrap())
-}
-
 /// Memory that this process really has, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
     let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kilobytes * 1024
 }
 
 /// Acquires and releases at random; how long each apply took, longest last.
-fn work(node: &mut Node, pairs: u64, first: u64, mut before: impl FnMut(u64, &LockTable)) -> Vec<Duration> {
+fn work(
+    node: &mut Node,
+    pairs: u64,
+    first: u64,
+    mut before: impl FnMut(u64, &LockTable),
+) -> Vec<Duration> {
     let mut taken = Vec::new();
     for n in 0..pairs {
         let lease = node.random(LEASES);
         // In all places among the names that there are.
-        let name = format!("tenants/{:03}/jobs/{:08}x{}", n % 500, node.random(1_000_000), first + n);
-        let command = acquire(lease, &lock_model::LockName::new(&name).unwrap(), 99_000_000 + first + n);
+        let name = format!(
+            "tenants/{:03}/jobs/{:08}x{}",
+            n % 500,
+            node.random(1_000_000),
+            first + n
+        );
+        let command = acquire(
+            lease,
+            &lock_model::LockName::new(&name).unwrap(),
+            99_000_000 + first + n,
+        );
         before(n, &node.table);
         let start = thread_time();
         let response = node.apply(&command);

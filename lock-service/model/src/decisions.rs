@@ -58,10 +58,6 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
-
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Decided> {
         self.all.iter()
     }
@@ -95,7 +91,13 @@ impl Decisions {
     }
 
     /// Notes that what `request` held under `token` has ended.
-    pub(crate) fn push_ended(&mut self, request: RequestId, body: BodyHash, token: Token, max: u64) {
+    pub(crate) fn push_ended(
+        &mut self,
+        request: RequestId,
+        body: BodyHash,
+        token: Token,
+        max: u64,
+    ) {
         let known = self.place(&request).and_then(|at| self.all.get_mut(at));
         if let Some(Verdict::Ended { more, .. }) = known.map(|decided| &mut decided.verdict) {
             more.push(token);

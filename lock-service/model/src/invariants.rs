@@ -100,9 +100,7 @@ pub fn invariant_an_exclusive_lock_has_one_holder_and_nobody_beside_it(
 ///
 /// # Errors
 /// Names a lock with too many permits out.
-pub fn invariant_no_more_permits_are_taken_than_there_are(
-    table: &LockTable,
-) -> Result<(), String> {
+pub fn invariant_no_more_permits_are_taken_than_there_are(table: &LockTable) -> Result<(), String> {
     for (name, holds) in holds_by_lock(table) {
         let mut sum = 0_u64;
         for (id, hold) in &holds {
@@ -189,8 +187,7 @@ pub fn invariant_every_waiter_has_a_lease_that_knows_it(table: &LockTable) -> Re
     for (name, lock) in table.locks.iter() {
         for place in lock.queue.keys() {
             let wait = table.waits.get(place);
-            let waits =
-                wait.is_some_and(|wait| wait.is_for(name));
+            let waits = wait.is_some_and(|wait| wait.is_for(name));
             ensure(waits, || format!("nothing waits for {name} at {place}"))?;
         }
     }
@@ -211,8 +208,7 @@ pub fn invariant_every_waiter_has_a_lease_that_knows_it(table: &LockTable) -> Re
         }
         let lease = table.leases.get(&wait.lease);
         let mut waits = lease.iter().flat_map(|lease| &lease.waits);
-        let knows = waits
-            .any(|waiting| waiting.is_of(*place, wait));
+        let knows = waits.any(|waiting| waiting.is_of(*place, wait));
         ensure(knows, || {
             format!(
                 "lease {} does not know that it waits at {place}",
@@ -245,7 +241,9 @@ pub fn invariant_every_waiter_has_a_lease_that_knows_it(table: &LockTable) -> Re
         let mut locks: BTreeSet<_> = lease.holds.iter().map(|hold| &hold.lock).collect();
         for wait in waits {
             let is_new = waiting.insert(&wait.request) && !held.contains(&wait.request);
-            ensure(is_new, || format!("{id} has request {} twice", wait.request))?;
+            ensure(is_new, || {
+                format!("{id} has request {} twice", wait.request)
+            })?;
             for request in &wait.locks {
                 ensure(locks.insert(&request.lock), || {
                     format!("{id} uses {} twice", request.lock)
@@ -402,9 +400,7 @@ pub fn invariant_every_deadline_is_in_the_index_and_nothing_else(
         .locks
         .iter()
         .filter_map(|(name, lock)| Some(Due::delay(name, lock.delay?.until)));
-    let hold = table
-        .held_until
-        .map(|until| Due::new(until, DueItem::Hold));
+    let hold = table.held_until.map(|until| Due::new(until, DueItem::Hold));
     let dues: BTreeSet<Due> = leases
         .chain(waits)
         .chain(delays)
@@ -479,7 +475,9 @@ pub fn invariant_events_are_in_order_and_not_from_the_future(
 ///
 /// # Errors
 /// Names what there is too much of.
-pub fn invariant_nothing_exceeds_what_the_settings_allowed(table: &LockTable) -> Result<(), String> {
+pub fn invariant_nothing_exceeds_what_the_settings_allowed(
+    table: &LockTable,
+) -> Result<(), String> {
     let valid = |settings: &Settings| settings.validate().map_err(|error| error.to_string());
     valid(&table.settings)?;
     let settings = &table.loosest_settings;
@@ -512,7 +510,7 @@ pub fn invariant_nothing_exceeds_what_the_settings_allowed(table: &LockTable) ->
         )?;
         at_most(
             "decided requests of a lease",
-            lease.decided.len(),
+            lease.decided.iter().count(),
             settings.decided_max,
         )?;
         let ttls = settings.ttl_min_ms..=settings.ttl_max_ms;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, Event, LeaseId, LockName, Mode, ModelVersion, Position, Refusal, RequestId, Timestamp,
-    Token,
+    ClusterId, Event, LeaseId, LockName, Mode, ModelVersion, Position, Refusal, RequestId,
+    Timestamp, Token,
 };
 
 /// All that one entry caused.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::state::{DelayReason, Held, Hold, Lease, Lock, LockTable, Wait};
 use crate::{
-    ClusterId, Event, Grant, LeaseId, LockHeldReason, LockName, Metadata, Mode, ModelVersion, Origin,
-    Owner, Position, RequestId, Settings, Timestamp, Token, Value,
+    ClusterId, Event, Grant, LeaseId, LockHeldReason, LockName, Metadata, Mode, ModelVersion,
+    Origin, Owner, Position, RequestId, Settings, Timestamp, Token, Value,
 };
 
 /// A lock that somebody holds or waits for, or whose delay runs.
@@ -272,7 +272,8 @@ impl LockTable {
             return Fence::Superseded;
         };
         // All sharers have one token, and there may be many of them.
-        let is_of_another_generation = matches!(&locked.held, Held::Shared { token: of, .. } if *of != token);
+        let is_of_another_generation =
+            matches!(&locked.held, Held::Shared { token: of, .. } if *of != token);
         let holds = |id: LeaseId| {
             self.live_lease(id)
                 .and_then(|lease| lease.hold(lock))
@@ -353,15 +354,7 @@ impl LockTable {
             metadata: lease.metadata.clone(),
             origin: lease.origin,
             deadline: lease.deadline,
-            holds: lease
-                .holds
-                .iter()
-                .map(|hold| Grant {
-                    lock: hold.lock.clone(),
-                    token: hold.token,
-                    mode: hold.mode,
-                })
-                .collect(),
+            holds: lease.holds.iter().map(Grant::from).collect(),
             waits: waits.collect(),
         }
     }

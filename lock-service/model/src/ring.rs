@@ -67,9 +67,16 @@ impl Ring {
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Event> {
         // Not `skip`, which needs to know the length to be taken from both ends.
-        let first = self.chunks.front().map_or(&[][..], |chunk| chunk.as_slice());
+        let first = self
+            .chunks
+            .front()
+            .map_or(&[][..], |chunk| chunk.as_slice());
         let rest = self.chunks.iter().skip(1).flat_map(|chunk| chunk.iter());
-        first.get(self.gone..).unwrap_or_default().iter().chain(rest)
+        first
+            .get(self.gone..)
+            .unwrap_or_default()
+            .iter()
+            .chain(rest)
     }
 
     /// The events behind `position`.
@@ -122,9 +129,22 @@ mod tests {
             let oldest = index.saturating_sub(149).max(1);
             let indexes = || ring.iter().map(|event| event.position.index);
             assert!(indexes().eq(oldest..=index));
-            assert!(ring.iter().rev().map(|event| event.position.index).eq((oldest..=index).rev()));
+            assert!(
+                ring.iter()
+                    .rev()
+                    .map(|event| event.position.index)
+                    .eq((oldest..=index).rev())
+            );
             assert_eq!(ring.forgotten(), at(oldest - 1));
-            for after in [0, oldest - 1, oldest, oldest + 63, index - 1, index, index + 1] {
+            for after in [
+                0,
+                oldest - 1,
+                oldest,
+                oldest + 63,
+                index - 1,
+                index,
+                index + 1,
+            ] {
                 let expected = (after + 1).max(oldest)..=index;
                 let indexes = ring.iter_after(at(after)).map(|event| event.position.index);
                 assert!(indexes.eq(expected), "after {after} at {index}");
@@ -134,7 +154,11 @@ mod tests {
             }
         }
         for (copy, oldest, newest) in copies {
-            assert!(copy.iter().map(|event| event.position.index).eq(oldest..=newest));
+            assert!(
+                copy.iter()
+                    .map(|event| event.position.index)
+                    .eq(oldest..=newest)
+            );
         }
         while ring.len() > 0 {
             ring.pop();

@@ -13,8 +13,8 @@ use crate::decisions::{Decided, Decisions};
 use crate::ring::Ring;
 use crate::tree::{Key, Tree, head_of_bytes};
 use crate::{
-    BodyHash, ClusterId, LeaseEnd, LeaseId, LockHeldReason, LockName, LockRequest, Metadata, Mode,
-    ModelVersion, Owner, Position, Refusal, RequestId, Settings, Timestamp, Token, Value,
+    BodyHash, ClusterId, Grant, LeaseEnd, LeaseId, LockHeldReason, LockName, LockRequest, Metadata,
+    Mode, ModelVersion, Owner, Position, Refusal, RequestId, Settings, Timestamp, Token, Value,
 };
 
 /// The whole state of the lock service: what every node has the same copy of.
@@ -206,8 +206,21 @@ pub(crate) enum DueItem {
 }
 
 impl Key for Due {
-    fn head(&self, _skip: usize) -> u64 {
-        self.at.0
+    /// 44 bits of time (557 years of milliseconds; later moments look the same), 3 for what it is,
+    /// and the first 17 of its id: very many things can be due in the same millisecond.
+    fn head(&self, skip: usize) -> u64 {
+        const TIME_MAX: u64 = (1 << 44) - 1;
+        if self.at.0 > TIME_MAX {
+            return u64::MAX;
+        }
+        let (kind, id) = match &self.what {
+            DueItem::Wait(place) => (0, place.index.min((1 << 17) - 1)),
+            DueItem::Lease(id) => (1, id.head(skip) >> 47),
+            DueItem::Delay(lock) => (2, lock.head(0) >> 47),
+            DueItem::Tombstone(id) => (3, id.head(skip) >> 47),
+            DueItem::Hold => (4, 0),
+        };
+        (self.at.0 << 20) | (kind << 17) | id
     }
 }
 
@@ -245,6 +258,26 @@ impl Due {
     }
 }
 
+impl From<Hold> for Grant {
+    fn from(hold: Hold) -> Self {
+        Self {
+            lock: hold.lock,
+            token: hold.token,
+            mode: hold.mode,
+        }
+    }
+}
+
+impl From<&Hold> for Grant {
+    fn from(hold: &Hold) -> Self {
+        Self {
+            lock: hold.lock.clone(),
+            token: hold.token,
+            mode: hold.mode,
+        }
+    }
+}
+
 impl Lease {
     fn place_of(&self, lock: &LockName) -> Result<usize, usize> {
         self.holds.binary_search_by(|hold| hold.lock.cmp(lock))
@@ -261,8 +294,9 @@ impl Lease {
 
     /// How many locks it holds and waits for.
     pub(crate) fn lock_count(&self) -> u64 {
-        let waited: u64 = self.waits.iter().map(|waiting| waiting.locks).sum();
-        waited.saturating_add(self.holds.len() as u64)
+        let held = self.holds.len() as u64;
+        let waits = self.waits.iter();
+        waits.fold(held, |sum, waiting| sum.saturating_add(waiting.locks))
     }
 
     /// Whether it once held under `token`, as far as it remembers.
@@ -496,8 +530,7 @@ impl LockTable {
     }
 
     pub(crate) fn put_tombstone(&mut self, id: LeaseId, tombstone: Tombstone) {
-        self.dues
-            .insert(Due::tombstone(id, tombstone.deadline), ());
+        self.dues.insert(Due::tombstone(id, tombstone.deadline), ());
         self.tombstones.insert(id, Arc::new(tombstone));
     }
 

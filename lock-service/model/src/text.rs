@@ -356,7 +356,10 @@ mod tests {
         assert!(RequestId::new("a").unwrap() < RequestId::new("ab").unwrap());
         let other = RequestId::new("a").unwrap();
         assert_ne!(id.fingerprint(), other.fingerprint());
-        assert_ne!(other.fingerprint(), RequestId::new("b").unwrap().fingerprint());
+        assert_ne!(
+            other.fingerprint(),
+            RequestId::new("b").unwrap().fingerprint()
+        );
     }
 
     #[test]

@@ -59,21 +59,31 @@ fn acquire() -> impl Strategy<Value = Command> {
     let body = prop_oneof![12 => Just(0_u8), 1 => Just(1)];
     let value = prop_oneof![3 => Just(None), 1 => "[a-z]{0,6}".prop_map(|text| Some(Value::new(&text).unwrap()))];
     let lock_delay_ms = prop_oneof![4 => Just(0), 1 => 1..9_000_u64];
-    (lease(), request(), body, locks, ttl_ms, wait_ms, value, lock_delay_ms).prop_map(
-        |(lease, request, body, locks, ttl_ms, wait_ms, value, lock_delay_ms)| {
-            Command::Acquire(Acquire {
-                lease,
-                request,
-                body: BodyHash([body; 16]),
-                locks,
-                ttl_ms,
-                owner: Owner::new("somebody").unwrap(),
-                wait_ms,
-                value,
-                lock_delay_ms,
-            })
-        },
+    (
+        lease(),
+        request(),
+        body,
+        locks,
+        ttl_ms,
+        wait_ms,
+        value,
+        lock_delay_ms,
     )
+        .prop_map(
+            |(lease, request, body, locks, ttl_ms, wait_ms, value, lock_delay_ms)| {
+                Command::Acquire(Acquire {
+                    lease,
+                    request,
+                    body: BodyHash([body; 16]),
+                    locks,
+                    ttl_ms,
+                    owner: Owner::new("somebody").unwrap(),
+                    wait_ms,
+                    value,
+                    lock_delay_ms,
+                })
+            },
+        )
 }
 
 fn command() -> impl Strategy<Value = Command> {

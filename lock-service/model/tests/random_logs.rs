@@ -8,7 +8,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a step that breaks a promise fails its test"
+    clippy::print_stdout,
+    reason = "a step that breaks a promise fails its test, which says how to run it again"
 )]
 
 mod common;
@@ -37,7 +38,9 @@ fn seed() -> u64 {
 
 fn steps(default: u64) -> u64 {
     let given = std::env::var("PALISADE_STEPS").ok();
-    given.map_or(default, |steps| steps.parse().expect("PALISADE_STEPS is a number"))
+    given.map_or(default, |steps| {
+        steps.parse().expect("PALISADE_STEPS is a number")
+    })
 }
 
 /// How often what happened, so that a log in which nothing happens proves nothing.
@@ -57,7 +60,11 @@ impl Coverage {
 
     fn check(&self, all: &[&str]) {
         let missing: Vec<_> = all.iter().filter(|it| !self.0.contains_key(**it)).collect();
-        assert!(missing.is_empty(), "{missing:?} never happened: {:#?}", self.0);
+        assert!(
+            missing.is_empty(),
+            "{missing:?} never happened: {:#?}",
+            self.0
+        );
     }
 }
 
@@ -131,7 +138,9 @@ fn run(
                 coverage.count(&event.kind);
             }
             if let Err(broken) = check(&before, entry, &command, &outcome, &table) {
-                panic!("seed {seed}, log {log}, step {step}: {broken}\n{entry:?} {command:?}\n{outcome:#?}");
+                panic!(
+                    "seed {seed}, log {log}, step {step}: {broken}\n{entry:?} {command:?}\n{outcome:#?}"
+                );
             }
         }
     }
@@ -151,7 +160,10 @@ fn check_that_no_deadlock_is_possible(table: &LockTable) -> Result<(), String> {
         _ => true,
     };
     let rises = |queue: &Vec<_>| queue.is_sorted_by(|a, b| a < b);
-    if queues.iter().all(|queue| is_before_all(queue) && rises(queue)) {
+    if queues
+        .iter()
+        .all(|queue| is_before_all(queue) && rises(queue))
+    {
         Ok(())
     } else {
         Err(format!("{first:?} is not first everywhere: {queues:?}"))

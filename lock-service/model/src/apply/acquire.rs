@@ -4,6 +4,7 @@
 //! to be remembered leaves nothing behind, not even the lease that the acquire would have made.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::Transition;
 use super::lease::check_size;
@@ -29,12 +30,13 @@ impl Transition<'_> {
         acquire: &Acquire,
         position: Position,
     ) -> Result<Response, Refusal> {
-        if let Some(answer) = self.repeated(acquire)? {
+        let lease = self.table.leases.get(&acquire.lease).map(Arc::as_ref);
+        if let Some(answer) = self.repeated(acquire, lease)? {
             return Ok(answer);
         }
         let locks = self.check_acquire(acquire)?;
-        let ttl_ms = self.check_lease(acquire)?;
-        match self.decide(acquire, &locks)? {
+        let ttl_ms = self.check_lease(acquire, lease)?;
+        match self.decide(acquire, &locks, lease)? {
             Decision::Grant => Ok(self.grant_at_once(acquire, &locks, ttl_ms, position)),
             Decision::Queue => Ok(self.queue(acquire, locks.into_owned(), ttl_ms, position)),
             Decision::Refuse(refusal) => Err(self.refuse(acquire, refusal)),
@@ -42,8 +44,12 @@ impl Transition<'_> {
     }
 
     /// The answer to a request that was seen before, or whose lease has ended.
-    fn repeated(&self, acquire: &Acquire) -> Result<Option<Response>, Refusal> {
-        let Some(lease) = self.table.leases.get(&acquire.lease) else {
+    fn repeated(
+        &self,
+        acquire: &Acquire,
+        lease: Option<&Lease>,
+    ) -> Result<Option<Response>, Refusal> {
+        let Some(lease) = lease else {
             let Some(tombstone) = self.table.tombstones.get(&acquire.lease) else {
                 return Ok(None);
             };
@@ -78,13 +84,7 @@ impl Transition<'_> {
         if first.body != acquire.body {
             return Err(Refusal::RequestMismatch);
         }
-        let grants: Vec<Grant> = holds
-            .map(|hold| Grant {
-                lock: hold.lock.clone(),
-                token: hold.token,
-                mode: hold.mode,
-            })
-            .collect();
+        let grants: Vec<Grant> = holds.map(Grant::from).collect();
         if (grants.len() as u64) < first.granted_locks {
             // A part of it ended so long ago that this is all that is remembered of it.
             return Err(Refusal::GrantEnded { token: first.token });
@@ -177,8 +177,8 @@ impl Transition<'_> {
     }
 
     /// Checks that the lease can be used as the request wants, or made. Its TTL.
-    fn check_lease(&self, acquire: &Acquire) -> Result<u64, Refusal> {
-        let Some(lease) = self.table.leases.get(&acquire.lease) else {
+    fn check_lease(&self, acquire: &Acquire, lease: Option<&Lease>) -> Result<u64, Refusal> {
+        let Some(lease) = lease else {
             let ttl_ms = acquire.ttl_ms.unwrap_or(self.table.settings.ttl_default_ms);
             self.check_ttl(ttl_ms)?;
             self.check_room_for_a_lease()?;
@@ -193,9 +193,13 @@ impl Transition<'_> {
         }
     }
 
-    fn decide(&self, acquire: &Acquire, locks: &[LockRequest]) -> Result<Decision, Refusal> {
+    fn decide(
+        &self,
+        acquire: &Acquire,
+        locks: &[LockRequest],
+        lease: Option<&Lease>,
+    ) -> Result<Decision, Refusal> {
         let settings = &self.table.settings;
-        let lease = self.table.leases.get(&acquire.lease);
         let mut held_up_by = None;
         let (mut new_locks, mut longest_queue) = (0_u64, 0_u64);
         for LockRequest { lock: name, mode } in locks {
@@ -235,7 +239,7 @@ impl Transition<'_> {
                 return Ok(Decision::Refuse(refusal));
             }
         }
-        let locks_of_lease = lease.map_or(0, |lease| lease.lock_count());
+        let locks_of_lease = lease.map_or(0, Lease::lock_count);
         check_limit(
             Limit::LocksPerLease,
             locks_of_lease.saturating_add(locks.len() as u64),

@@ -3,9 +3,7 @@
 use super::Transition;
 use crate::ring::Ring;
 use crate::state::{Due, DueItem, Founding};
-use crate::{
-    ClusterId, LeaseEnd, LeaseId, ModelVersion, Refusal, Response, Settings, Token,
-};
+use crate::{ClusterId, LeaseEnd, LeaseId, ModelVersion, Refusal, Response, Settings, Token};
 
 impl Transition<'_> {
     pub(super) fn found(

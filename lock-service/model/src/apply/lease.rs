@@ -150,11 +150,7 @@ impl Transition<'_> {
             ttl_ms,
             remaining_ms: now.ms_until(deadline),
             holds: grants_of(lease),
-            waits: lease
-                .waits
-                .iter()
-                .map(|waiting| waiting.request)
-                .collect(),
+            waits: lease.waits.iter().map(|waiting| waiting.request).collect(),
         };
         self.table.move_due(id, before, deadline);
         Ok(renewed)
@@ -239,13 +235,5 @@ pub(super) fn check_size(field: Field, bytes: usize, max_bytes: u64) -> Result<(
 }
 
 fn grants_of(lease: &Lease) -> Vec<Grant> {
-    lease
-        .holds
-        .iter()
-        .map(|hold| Grant {
-            lock: hold.lock.clone(),
-            token: hold.token,
-            mode: hold.mode,
-        })
-        .collect()
+    lease.holds.iter().map(Grant::from).collect()
 }

@@ -1,5 +1,7 @@
 //! Step 3, what a holder does: releasing and updating by token, cancelling by request.
 
+use std::borrow::Cow;
+
 use super::Transition;
 use super::lease::check_size;
 use crate::decisions::{Decided, Verdict};
@@ -18,7 +20,13 @@ impl Transition<'_> {
         let Some(lease) = self.table.leases.get(&id) else {
             return self.release_after_the_end(id, tokens);
         };
-        let mut held: Vec<Token> = lease.holds.iter().map(|hold| hold.token).collect();
+        let mut wanted = Cow::Borrowed(tokens);
+        if !wanted.is_sorted() {
+            wanted.to_mut().sort_unstable();
+        }
+        let is_wanted = |hold: &Hold| wanted.binary_search(&hold.token).is_ok();
+        let held = lease.holds.iter().filter(|hold| is_wanted(hold));
+        let mut held: Vec<Token> = held.map(|hold| hold.token).collect();
         held.sort_unstable();
         let is_held = |token: &Token| held.binary_search(token).is_ok();
         for &token in tokens {
@@ -31,11 +39,7 @@ impl Transition<'_> {
             was_held: is_held(token),
         });
         let released = released.collect();
-        let mut wanted = tokens.to_vec();
-        wanted.sort_unstable();
-        self.give_up(id, ReleasedBy::Release, |hold| {
-            wanted.binary_search(&hold.token).is_ok()
-        });
+        self.give_up(id, ReleasedBy::Release, is_wanted);
         self.end_lease_if_unused(id);
         Ok(Response::Released(released))
     }
@@ -65,35 +69,32 @@ impl Transition<'_> {
         id: LeaseId,
         by: ReleasedBy,
         is_wanted: impl Fn(&Hold) -> bool,
-    ) -> Vec<Grant> {
+    ) -> Vec<Hold> {
         let decided_max = self.table.settings.decided_max;
         let Some(lease) = self.table.lease_mut(id) else {
             return Vec::new();
         };
-        let holds: Vec<Hold> = lease.holds.extract_if(.., |hold| is_wanted(hold)).collect();
+        let count = lease.holds.iter().filter(|hold| is_wanted(hold)).count();
+        let mut holds = Vec::with_capacity(count);
+        holds.extend(lease.holds.extract_if(.., |hold| is_wanted(hold)));
         for hold in &holds {
             let Hold { body, token, .. } = *hold;
             lease
                 .decided
                 .push_ended(hold.request, body, token, decided_max);
         }
-        let mut grants = Vec::with_capacity(holds.len());
-        for Hold {
-            lock, token, mode, ..
-        } in holds
-        {
-            if self.table.unlink_holder(id, &lock, mode) {
-                self.moved.push(lock.clone());
+        for hold in &holds {
+            if self.table.unlink_holder(id, &hold.lock, hold.mode) {
+                self.moved.push(hold.lock.clone());
             }
             self.event(EventKind::Released {
-                lock: lock.clone(),
+                lock: hold.lock.clone(),
                 lease: id,
-                token,
+                token: hold.token,
                 by,
             });
-            grants.push(Grant { lock, token, mode });
         }
-        grants
+        holds
     }
 
     pub(super) fn update(
@@ -136,8 +137,9 @@ impl Transition<'_> {
             return Ok(Response::Cancelled(Cancelled::Waiting));
         }
         if lease.holds.iter().any(|hold| hold.request == *request) {
-            let released = self.give_up(id, ReleasedBy::Cancel, |hold| hold.request == *request);
+            let holds = self.give_up(id, ReleasedBy::Cancel, |hold| hold.request == *request);
             self.end_lease_if_unused(id);
+            let released = holds.into_iter().map(Grant::from).collect();
             return Ok(Response::Cancelled(Cancelled::Granted { released }));
         }
         if lease.decided.get(request).is_some() {

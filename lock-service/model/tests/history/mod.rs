@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lock_model::{
-    Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Mode, Origin, Outcome,
-    Position, RequestId, Response, Timestamp, Token, WaitEnd,
+    Command, Entry, Event, EventKind, LeaseId, LeaseView, LockName, LockTable, Mode, Origin,
+    Outcome, Position, RequestId, Response, Timestamp, Token, WaitEnd,
 };
 
 /// All that happened so far, as far as it matters.
@@ -143,7 +143,9 @@ impl History {
                 remaining_ms,
                 ..
             } => {
-                let generation = self.check_that_it_fits(lock, *mode).map_err(|it| fail(&it))?;
+                let generation = self
+                    .check_that_it_fits(lock, *mode)
+                    .map_err(|it| fail(&it))?;
                 match generation {
                     Some(shared) => ensure(*token == shared, || fail("sharers differ"))?,
                     None => ensure(*token > self.last_token, || fail("a token did not rise"))?,

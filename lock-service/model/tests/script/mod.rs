@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use lock_model::{
-    Acquire, BodyHash, Cancelled, ClusterId, Command, Entry, Event, EventKind, Fence, Grant, LeaseEnd,
-    LeaseId, LockHeldReason, LockName, LockRequest, LockTable, Metadata, Mode, ModelVersion, Outcome, Owner, Position, Refusal, ReleasedBy, RequestId, Response, Settings,
+    Acquire, BodyHash, Cancelled, ClusterId, Command, Entry, Event, EventKind, Fence, Grant,
+    LeaseEnd, LeaseId, LockHeldReason, LockName, LockRequest, LockTable, Metadata, Mode,
+    ModelVersion, Outcome, Owner, Position, Refusal, ReleasedBy, RequestId, Response, Settings,
     Timestamp, Token, Value, WaitEnd,
 };
 
@@ -116,7 +117,10 @@ fn acquire(words: &mut Words<'_>) -> Command {
         lease: lease(words.plain[1]),
         request: RequestId::new(words.text("as").expect("acquire needs as=REQUEST")).unwrap(),
         body: BodyHash([body; 16]),
-        locks: words.plain[2..].iter().map(|word| lock_request(word)).collect(),
+        locks: words.plain[2..]
+            .iter()
+            .map(|word| lock_request(word))
+            .collect(),
         ttl_ms: words.number("ttl"),
         owner: Owner::new(words.text("owner").unwrap_or_default()).unwrap(),
         wait_ms: words.number("wait").unwrap_or(0),
@@ -284,7 +288,11 @@ impl Runner {
             let permits = lock.limit.map(|limit| format!(" of {limit} permits"));
             lines.push(format!("{}{}", lock.lock, permits.unwrap_or_default()));
             if let Some(delay) = lock.delay {
-                let word = if delay.is_held_back { "held back" } else { "delayed" };
+                let word = if delay.is_held_back {
+                    "held back"
+                } else {
+                    "delayed"
+                };
                 lines.push(format!("  {word} until {}", delay.until));
             }
             for it in lock.holders {
@@ -310,7 +318,11 @@ impl Runner {
                 ));
             }
             if let Some(it) = lock.first_waits_for {
-                lines.push(format!("  because {} is {}", it.lock, word_reason(&it.reason)));
+                lines.push(format!(
+                    "  because {} is {}",
+                    it.lock,
+                    word_reason(&it.reason)
+                ));
             }
         }
         or_none(lines)

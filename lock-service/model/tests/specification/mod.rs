@@ -110,8 +110,7 @@ impl Specification {
         let events = self.new_events.clone();
         self.events.extend(events.iter().cloned());
         let keep = usize::try_from(self.settings.events_max).unwrap();
-        self.events
-            .drain(..self.events.len().saturating_sub(keep));
+        self.events.drain(..self.events.len().saturating_sub(keep));
         let more_due = self.dues().iter().any(|(at, _)| *at <= self.clock);
         Outcome {
             position,
@@ -239,8 +238,14 @@ impl Specification {
     }
 
     fn dues(&self) -> Vec<(u64, Due)> {
-        let waits = self.waits.iter().map(|it| (it.deadline, Due::Wait(it.place)));
-        let leases = self.leases.iter().map(|it| (it.deadline, Due::Lease(it.id)));
+        let waits = self
+            .waits
+            .iter()
+            .map(|it| (it.deadline, Due::Wait(it.place)));
+        let leases = self
+            .leases
+            .iter()
+            .map(|it| (it.deadline, Due::Lease(it.id)));
         let delays = self.delays.iter();
         let delays = delays.map(|it| (it.until, Due::Delay(it.lock.clone())));
         let tombstones = self.tombstones.iter();
@@ -530,7 +535,11 @@ impl Specification {
             Command::Renew { leases } => {
                 let mut renewals = Vec::new();
                 for (at, lease) in leases.iter().enumerate() {
-                    let position = if at == 0 { position } else { self.next_position() };
+                    let position = if at == 0 {
+                        position
+                    } else {
+                        self.next_position()
+                    };
                     renewals.push(Renewal {
                         lease: *lease,
                         position,
@@ -567,7 +576,10 @@ impl Specification {
                     return Err(self.gone(*lease));
                 }
                 let holds = self.holds_of(*lease);
-                if !holds.iter().any(|it| it.lock == *lock && it.token == *token) {
+                if !holds
+                    .iter()
+                    .any(|it| it.lock == *lock && it.token == *token)
+                {
                     return Err(Refusal::TokenStale { token: *token });
                 }
                 Ok(self.end_by_force(*lease, LeaseEnd::Forced, *now))
@@ -597,7 +609,11 @@ impl Specification {
 
     fn end_by_force(&mut self, id: LeaseId, how: LeaseEnd, now: bool) -> Response {
         let (was_live, released) = (self.lease(id).is_some(), self.grants_of(id));
-        let free_at = if was_live { self.end_lease(id, how, now) } else { self.clock };
+        let free_at = if was_live {
+            self.end_lease(id, how, now)
+        } else {
+            self.clock
+        };
         Response::Ended {
             was_live,
             released,
@@ -627,15 +643,18 @@ impl Specification {
         Ok(Response::Restored {
             cluster_id,
             token_counter: Token(self.tokens),
-            hold_ms: self.hold_until.map_or(0, |it| it.saturating_sub(self.clock)),
+            hold_ms: self
+                .hold_until
+                .map_or(0, |it| it.saturating_sub(self.clock)),
             repeated,
         })
     }
 
     fn gone(&self, id: LeaseId) -> Refusal {
-        self.tombstone(id).map_or(Refusal::LeaseNotFound, |it| {
-            Refusal::LeaseEnded { how: it.how }
-        })
+        self.tombstone(id)
+            .map_or(Refusal::LeaseNotFound, |it| Refusal::LeaseEnded {
+                how: it.how,
+            })
     }
 
     fn grants_of(&self, id: LeaseId) -> Vec<Grant> {
@@ -662,7 +681,11 @@ impl Specification {
     fn check_room(&self, for_a_lease: bool) -> Result<(), Refusal> {
         let all = self.leases.len() + self.tombstones.len();
         if for_a_lease {
-            at_most(Limit::Leases, self.leases.len() + 1, self.settings.leases_max)?;
+            at_most(
+                Limit::Leases,
+                self.leases.len() + 1,
+                self.settings.leases_max,
+            )?;
         }
         at_most(Limit::Tombstones, all + 1, self.settings.tombstones_max)
     }
@@ -691,7 +714,11 @@ impl Specification {
         if self.tombstone(id).is_some() {
             return Err(self.gone(id));
         }
-        fits(Field::Metadata, metadata.bytes(), self.settings.metadata_max_bytes)?;
+        fits(
+            Field::Metadata,
+            metadata.bytes(),
+            self.settings.metadata_max_bytes,
+        )?;
         fits(Field::Owner, owner.bytes(), self.settings.owner_max_bytes)?;
         self.check_ttl(ttl_ms)?;
         self.check_room(true)?;
@@ -877,7 +904,11 @@ impl Specification {
     fn repeat(&self, acquire: &Acquire) -> Option<Result<Response, Refusal>> {
         let decided = |it: &Decided| {
             let differs = it.body.is_some_and(|body| body != acquire.body);
-            Some(Err(if differs { Refusal::RequestMismatch } else { it.told.clone() }))
+            Some(Err(if differs {
+                Refusal::RequestMismatch
+            } else {
+                it.told.clone()
+            }))
         };
         let Some(lease) = self.lease(acquire.lease) else {
             let tombstone = self.tombstone(acquire.lease)?;
@@ -887,7 +918,11 @@ impl Specification {
                 None => Some(Err(self.gone(acquire.lease))),
             };
         };
-        if let Some(it) = lease.decided.iter().find(|it| it.request == acquire.request) {
+        if let Some(it) = lease
+            .decided
+            .iter()
+            .find(|it| it.request == acquire.request)
+        {
             return decided(it);
         }
         let mut holds = self.holds_of(acquire.lease);
@@ -910,7 +945,9 @@ impl Specification {
             })));
         }
         let waits = self.waits_of(acquire.lease);
-        let wait = waits.iter().find(|it| it.acquire.request == acquire.request)?;
+        let wait = waits
+            .iter()
+            .find(|it| it.acquire.request == acquire.request)?;
         Some(if wait.acquire.body == acquire.body {
             Ok(self.queued(wait, true))
         } else {
@@ -996,7 +1033,14 @@ impl Specification {
         let deadline = clock + acquire.wait_ms.min(settings.wait_max_ms);
         if fixed_ms.is_none() {
             let metadata = Metadata::default();
-            self.make_lease(acquire.lease, ttl_ms, &acquire.owner, &metadata, deadline, false);
+            self.make_lease(
+                acquire.lease,
+                ttl_ms,
+                &acquire.owner,
+                &metadata,
+                deadline,
+                false,
+            );
         }
         if !must_wait {
             let grants = self.grant(acquire, place);
@@ -1058,7 +1102,11 @@ impl Specification {
                 });
             }
         }
-        fits(Field::Owner, acquire.owner.bytes(), settings.owner_max_bytes)?;
+        fits(
+            Field::Owner,
+            acquire.owner.bytes(),
+            settings.owner_max_bytes,
+        )?;
         if let Some(value) = &acquire.value {
             fits(Field::Value, value.bytes(), settings.value_max_bytes)?;
         }

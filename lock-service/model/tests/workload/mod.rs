@@ -72,7 +72,9 @@ impl Workload {
             5..=9 => self.random.below(150),
             10 => self.random.below(1_500),
             // To the very moment at which something is due.
-            _ => table.next_deadline().map_or(0, |at| at.0.saturating_sub(now)),
+            _ => table
+                .next_deadline()
+                .map_or(0, |at| at.0.saturating_sub(now)),
         };
         let back_ms = if self.random.one_in(40) { 1_000 } else { 0 };
         self.entry.now = Timestamp((now + elapsed_ms).saturating_sub(back_ms));
@@ -113,12 +115,17 @@ impl Workload {
     }
 
     fn owner(&mut self) -> &'static str {
-        if self.random.one_in(40) { "owner!" } else { "o" }
+        if self.random.one_in(40) {
+            "owner!"
+        } else {
+            "o"
+        }
     }
 
     fn value(&mut self) -> Option<&'static str> {
         let long = self.random.one_in(20);
-        self.random.from(&[None, Some(if long { "value!" } else { "v" })])
+        self.random
+            .from(&[None, Some(if long { "value!" } else { "v" })])
     }
 
     fn mode(&mut self, lock: &LockName) -> Mode {
@@ -149,7 +156,9 @@ impl Workload {
             }
             return acquire;
         }
-        let count = self.random.from(&[1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4]);
+        let count = self
+            .random
+            .from(&[1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4]);
         let count = if self.random.one_in(60) { 0 } else { count };
         let mut locks: Vec<LockRequest> = Vec::new();
         for _ in 0..count {
@@ -167,11 +176,19 @@ impl Workload {
             request: RequestId::new(&format!("r{}", self.requests)).unwrap(),
             body: BodyHash([1; 16]),
             locks,
-            ttl_ms: if self.random.one_in(8) { Some(900) } else { None },
+            ttl_ms: if self.random.one_in(8) {
+                Some(900)
+            } else {
+                None
+            },
             owner: Owner::new(self.owner()).unwrap(),
-            wait_ms: self.random.from(&[0, 0, 500, 3_000, 3_000, 20_000, u64::MAX]),
+            wait_ms: self
+                .random
+                .from(&[0, 0, 500, 3_000, 3_000, 20_000, u64::MAX]),
             value: self.value().map(text),
-            lock_delay_ms: self.random.from(&[0, 0, 0, 0, 0, 0, 400, 400, 2_000, 9_000]),
+            lock_delay_ms: self
+                .random
+                .from(&[0, 0, 0, 0, 0, 0, 400, 400, 2_000, 9_000]),
         };
         self.repeatable.push(acquire.clone());
         if self.repeatable.len() > 12 {
@@ -214,7 +231,9 @@ impl Workload {
             }
             800..=849 => Command::OpenLease {
                 lease: self.lease(),
-                ttl_ms: self.random.from(&[4_000, 4_000, 4_000, 4_000, 2_000, 900, 40_000]),
+                ttl_ms: self
+                    .random
+                    .from(&[4_000, 4_000, 4_000, 4_000, 2_000, 900, 40_000]),
                 owner: Owner::new(self.owner()).unwrap(),
                 metadata: Metadata::default(),
             },
