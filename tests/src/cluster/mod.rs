@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::binaries::palisaded;
 use crate::http::Http;
-use crate::wait::{eventually, within};
+use crate::wait::{PATIENCE, eventually, within};
 pub use node::NodeFiles;
 use node::{Ending, Node, Origin};
 pub use ports::free_in_a_row;
@@ -311,12 +311,18 @@ impl Cluster {
         }
     }
 
-    /// SIGSTOP: the node hangs, its sockets stay open.
+    /// SIGSTOP: the node hangs, its sockets stay open. Returns once all of its threads stand still.
     ///
     /// # Panics
     /// When it does not run.
     pub fn stop(&mut self, node: usize) {
-        self.nodes[node].signal(Signal::SIGSTOP);
+        let node = &mut self.nodes[node];
+        node.signal(Signal::SIGSTOP);
+        let deadline = Instant::now() + PATIENCE;
+        while !node.stands_still() {
+            assert!(Instant::now() < deadline, "{} does not stop", node.name());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT.

@@ -185,6 +185,21 @@ impl Node {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("a signal to an own child");
     }
 
+    /// Whether a signal has stopped every thread of the process.
+    pub fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks.expect("a running node").flatten().all(|task| {
+            // The state follows the name, which is in brackets and may hold anything.
+            let stat = std::fs::read_to_string(task.path().join("stat"));
+            let state = stat.ok().and_then(|stat| {
+                let (_, after) = stat.rsplit_once(") ")?;
+                after.chars().next()
+            });
+            // A thread that is gone stands still too.
+            state.is_none_or(|state| state == 'T')
+        })
+    }
+
     pub fn kill9(&mut self) {
         let mut process = self.process.take().expect("a running node");
         process.kill().expect("SIGKILL to an own child");
