@@ -367,6 +367,29 @@ async fn what_would_endanger_the_cluster_is_refused_with_words() {
     );
 }
 
+#[tokio::test]
+async fn what_the_members_say_of_a_running_node_can_be_changed() {
+    let cluster = Cluster::start().await;
+    let id = cluster.node_id(2).await;
+    let peer = cluster.peer_address(2).to_string();
+    let body = json!({"node_id": id, "name": "renamed", "http_address": "db3.example:7101"});
+    let changed = change(&cluster.http(0), "address", body).await;
+    let members = changed["members"].as_array().unwrap();
+    let member = members.iter().find(|member| member["node_id"] == *id);
+    let expected = json!({
+        "node_id": id, "name": "renamed", "voter": true, "peer_address": peer,
+        "http_address": "db3.example:7101",
+    });
+    assert_eq!(member, Some(&expected));
+    eventually("the node itself knows", async || {
+        let view = view(&cluster.http(2)).await;
+        let members = view["members"].as_array()?;
+        let own = members.iter().find(|member| member["node_id"] == *id)?;
+        (own["name"] == "renamed").then_some(())
+    })
+    .await;
+}
+
 /// Term and leader, by this node's account.
 async fn leadership(http: &Http) -> (u64, String) {
     let view = eventually("a leader is known", async || {
@@ -427,6 +450,16 @@ async fn the_leadership_goes_where_it_is_sent_and_stays_when_that_would_not_do()
         .expect_problem(404, "member_not_found");
     let hanging_id = cluster.node_id(leader).await;
     cluster.stop(leader);
+    // The signal takes a moment to stop all of its threads.
+    eventually("it hangs", async || {
+        let view = view(&http).await;
+        let members = view["members"].as_array()?;
+        let member = members
+            .iter()
+            .find(|member| member["node_id"] == *hanging_id)?;
+        (member["reachable"] == false).then_some(())
+    })
+    .await;
     let to_hanging = json!({"to_node_id": hanging_id});
     post(&http, "transfer", to_hanging)
         .await

@@ -53,6 +53,9 @@ pub(super) struct Standing<M: StateMachine> {
     /// The newest membership that this node is known to have belonged to.
     pub belonged: Option<MembershipVersion>,
     pub said: Option<(Instant, String)>,
+    /// The membership has had what it should say since this start: what it says later is an
+    /// operator's word.
+    pub told: bool,
 }
 
 impl<M: StateMachine> Standing<M> {
@@ -71,6 +74,7 @@ impl<M: StateMachine> Standing<M> {
             state: watch::Sender::new(state),
             belonged,
             said: None,
+            told: false,
         }
     }
 
@@ -114,13 +118,17 @@ impl<M: StateMachine> Standing<M> {
             // Taken in, and the log has not come that far yet.
             return Ok(JOINING_LOOK_EVERY);
         };
-        if *known != self.member {
+        if *known == self.member {
+            self.told = true;
+        }
+        if !self.told {
             let update = MembershipChange::Update {
                 node: me,
                 member: self.member.clone(),
             };
             match self.ask(update).await {
                 Ok(_) => {
+                    self.told = true;
                     tracing::info!(member = %self.member, "the membership has this node's new addresses")
                 }
                 Err(error) => self.say(&format!(
