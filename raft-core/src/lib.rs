@@ -1,15 +1,18 @@
 //! A replicated state machine, batteries included.
 //!
 //! Write one trait, [`StateMachine`]; get a durable Raft group: log and snapshots on disk, peers
-//! over TCP or mutual TLS, founding from a list of addresses, proposals and linearizable reads on any node.
+//! over TCP or mutual TLS, founding from a list of addresses, proposals and linearizable reads on any
+//! node, changes of the membership, backups, [`metrics`].
 //!
 //! ```text
 //!            propose                                   read
 //!               |                                        |
 //!   any node:   v                                        v
-//!          Node::propose --(forwarded once)-->      Node::read_barrier
-//!               |                                        |  (ReadIndex at the leader,
+//!          Node::propose: admits, or refuses        Node::read_barrier
+//!               |  (forwarded once)                      |  (ReadIndex at the leader,
 //!   leader:     v                                        |   then wait until applied)
+//!          admits what others forward                    |
+//!               v                                        |
 //!          proposer task: stamps, seals                  |
 //!               v                                        |
 //!          openraft  <---- transport: append, vote, snapshot ---->  peers

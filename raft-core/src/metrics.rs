@@ -59,6 +59,8 @@ declare! {
         "Writes that wait for the log's writer thread, or that it is doing.";
     describe_gauge LOG_QUEUE_BYTES = "raft_log_queue_bytes", Bytes:
         "Bytes of entries that wait for the log's writer thread, or that it is writing.";
+    describe_gauge FREE_SPACE_BYTES = "raft_free_space_bytes", Bytes:
+        "Free space below the data directory, looked at once a second; absent without a floor.";
     describe_histogram APPLY_SECONDS = "raft_apply_seconds", Seconds:
         "Time to apply one entry to the state machine, with the wait for whoever reads it.";
 
@@ -71,7 +73,8 @@ declare! {
     describe_gauge IN_FLIGHT_BYTES = "raft_in_flight_bytes", Bytes:
         "Encoded bytes of the proposals in flight at this node.";
     describe_counter PROPOSALS = "raft_proposals_total", Count:
-        "Proposals made on this node, by outcome: applied, not_proposed, overloaded, unknown, invalid.";
+        "Proposals made on this node, by outcome: applied, not_proposed, overloaded, disk_full, unknown, \
+         invalid.";
     describe_counter ADMISSION_REFUSALS = "raft_admission_refusals_total", Count:
         "Proposals that this node refused because too much was in flight, by priority.";
 
@@ -127,6 +130,7 @@ pub(crate) struct ProposalMetrics {
     applied: Counter,
     not_proposed: Counter,
     overloaded: Counter,
+    disk_full: Counter,
     unknown: Counter,
     invalid: Counter,
 }
@@ -138,6 +142,7 @@ impl ProposalMetrics {
             applied: outcome("applied"),
             not_proposed: outcome("not_proposed"),
             overloaded: outcome("overloaded"),
+            disk_full: outcome("disk_full"),
             unknown: outcome("unknown"),
             invalid: outcome("invalid"),
         }
@@ -148,8 +153,9 @@ impl ProposalMetrics {
             Ok(_) => &self.applied,
             Err(ProposeError::NotProposed) => &self.not_proposed,
             Err(ProposeError::Overloaded) => &self.overloaded,
+            Err(ProposeError::DiskFull) => &self.disk_full,
             Err(ProposeError::Unknown) => &self.unknown,
-            Err(_) => &self.invalid,
+            Err(ProposeError::TooLarge { .. } | ProposeError::Encoding(_)) => &self.invalid,
         }
         .increment(1);
     }

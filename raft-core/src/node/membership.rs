@@ -68,6 +68,7 @@ impl<M: StateMachine> Node<M> {
 
     /// [`Node::transfer_leadership`] if this node leads and somebody can take over; else nothing. For
     /// a service that is about to stop and still has requests under way; [`Node::stop`] does it too.
+    /// Takes a few seconds at most. A dropped call may still hand over.
     pub async fn resign(&self) {
         self.steward.leave(super::LEAVE_TIMEOUT).await;
     }

@@ -411,7 +411,7 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Asks one member how far it has come; its own answer, not this node's opinion. `None` when it
-    /// does not answer within `limit`.
+    /// does not answer within `limit`. Cancellation safe.
     pub async fn progress_of(&self, member: NodeId, limit: Duration) -> Option<NodeProgress> {
         if member == self.identity.node {
             return Some(self.status().progress);
@@ -535,7 +535,8 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Takes a snapshot now, behind which the log is purged as configured, within about a second.
-    /// Returns when it is asked for, not when it is done.
+    /// Returns when it is asked for, not when it is done. Cancellation safe: a dropped call may have
+    /// asked for it.
     ///
     /// # Errors
     /// When the node has stopped.
@@ -553,6 +554,9 @@ impl<M: StateMachine> Node<M> {
     ///
     /// # Errors
     /// When the last sync fails; everything acknowledged was durable before.
+    ///
+    /// # Cancellation
+    /// A dropped call leaves the node half stopped: call it again, or drop the node.
     pub async fn stop(&self) -> std::io::Result<()> {
         self.resign().await;
         if let Err(error) = self.raft.shutdown().await {

@@ -43,7 +43,7 @@ struct Seen {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
-fn set(name: &'static str, value: u64) {
+pub(super) fn set(name: &'static str, value: u64) {
     gauge!(name).set(value as f64);
 }
 

@@ -13,9 +13,11 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::admission::Admission;
 use super::links::Links;
+use super::sampler::set;
 use super::status::Status;
 use super::steward::Steward;
 use crate::machine::StateMachine;
+use crate::metrics::FREE_SPACE_BYTES;
 use crate::transport::{Reply, Request};
 use crate::types::NodeId;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -45,6 +47,7 @@ impl<M: StateMachine> SpaceWatch<M> {
             let Some(free_bytes) = self.free_bytes().await else {
                 continue;
             };
+            set(FREE_SPACE_BYTES, free_bytes);
             let was_low = !self.admission.has_space();
             let low = is_low(was_low, free_bytes, self.floor_bytes);
             self.admission.set_space(!low);
