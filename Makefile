@@ -3,6 +3,11 @@
 
 NODES ?= 3
 DATA ?= ./palisade-data
+# Of `make soak`.
+SECONDS ?= 600
+SEED ?=
+CUTS ?= 2000
+SIMULATIONS ?= 200
 
 # rustup installs cargo there, and a shell that was open before does not know yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -16,6 +21,7 @@ help:
 	@echo 'make run     build, and start a cluster of $(NODES) nodes on this machine, in $(DATA)'
 	@echo 'make test    build, and run every test'
 	@echo 'make check   formatting, lints, licences: what changes nothing and must be clean'
+	@echo 'make soak    faults for $(SECONDS) s, $(CUTS) power cuts of a log, $(SIMULATIONS) simulations; SEED=N repeats'
 	@echo 'make bench-snapshot  what a 1 GiB snapshot costs: memory, throughput, and the time of others'
 	@echo 'make fix     repair what formatter and linter can'
 	@echo 'make set-up  install what building needs (done by run, test and check)'
@@ -46,6 +52,15 @@ check: set-up
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --workspace --lib --no-deps --locked --quiet
+
+.PHONY: soak
+soak: set-up
+	cargo build --release --workspace --all-targets --locked
+	PALISADE_SIMULATION_SEEDS=$(SIMULATIONS) $(if $(SEED),PALISADE_SIMULATION_SEED=$(SEED)) \
+	    cargo test --release --locked -p raft-core --lib simulation::through -- --nocapture
+	PALISADE_CUTS=$(CUTS) $(if $(SEED),PALISADE_TEST_SEED=$(SEED)) \
+	    cargo test --release --locked -p raft-core --lib power_cuts -- --nocapture
+	'$(target_dir)/release/soak' --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench-snapshot
 bench-snapshot: set-up

@@ -1,7 +1,8 @@
 //! What the black-box tests stand on: real clusters of built `palisaded` processes on loopback, a
 //! thin JSON client that hides nothing of the wire, and waiting for conditions with a deadline.
 //!
-//! It knows the service only by its binaries and its HTTP API. It never links the server, never
+//! It knows the service only by its binaries and its HTTP API ([`soak`] has its own nodes, built on
+//! `raft-core` alone). It never links the server, never
 //! touches a process that it did not start, and retries nothing on behalf of a test: what a node
 //! answered is what the test sees.
 //!
@@ -24,6 +25,7 @@ mod identity;
 mod load;
 mod metrics;
 pub mod raw;
+pub mod soak;
 mod wait;
 
 pub use acquire::{Acquire, Granted, holder, position, queue};

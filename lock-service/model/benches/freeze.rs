@@ -107,6 +107,7 @@ impl Bench {
             owner: Owner::new("bench").unwrap(),
             wait_ms: 0,
             value,
+            lock_delay_ms: 0,
         };
         self.apply(&Command::Acquire(acquire))
     }

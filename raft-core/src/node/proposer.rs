@@ -117,9 +117,12 @@ impl<M: StateMachine, S: Stamper, R: Runtime> Proposer<M, S, R> {
             if !self.is_leader(term) {
                 return false;
             }
-            // A time-out only means to look again.
             let check = InstantOf::<R>::now() + LEADERSHIP_CHECK;
-            let _ = before::<R, _>(check, self.applied.changed()).await;
+            // A time-out only means to look again.
+            if let Some(Err(_)) = before::<R, _>(check, self.applied.changed()).await {
+                // Raft has stopped, and nothing will ever be applied, whoever it says leads.
+                return false;
+            }
         }
         self.stalls = self.applied.borrow_watched().stalls;
         self.stamper.rebase();

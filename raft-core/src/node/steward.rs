@@ -108,7 +108,10 @@ impl<M: StateMachine> Steward<M> {
             if Instant::now() + pause >= deadline {
                 break;
             }
-            let _ = timeout(pause, WatchReceiver::changed(&mut metrics)).await;
+            if let Ok(Err(_)) = timeout(pause, WatchReceiver::changed(&mut metrics)).await {
+                // Raft has stopped here: there would be no pause between further attempts.
+                break;
+            }
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
         Err(MembershipError::NoLeader)

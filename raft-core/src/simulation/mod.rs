@@ -3,7 +3,7 @@
 //! What runs is what production runs: openraft, [`Applier`](crate::apply::Applier),
 //! [`Proposer`](crate::node::proposer::Proposer), `Pending`, admission, and the way of a proposal over
 //! many leaders. What is replaced is the runtime, the RocksDB log (by the one in memory), the
-//! transport, and founding. One seed decides everything: delays, losses, faults and load, so the same
+//! transport, founding, and the task that purges the log. One seed decides everything: delays, losses, faults and load, so the same
 //! seed gives the same trace, line by line.
 
 mod network;
@@ -114,6 +114,17 @@ fn a_leader_that_lost_its_quorum_pauses_between_the_tries_of_a_proposal() {
             "{tries} tries; {}",
             how_to_replay(seed)
         );
+    }
+}
+
+#[test]
+fn a_leader_that_stops_before_its_first_entry_is_applied_leaves_no_task_that_spins() {
+    for seed in seeds(3) {
+        let run = scenario::stop_a_leader_that_has_applied_nothing(seed);
+        let replay = how_to_replay(seed);
+        assert!(run.violations.is_empty(), "{:?}; {replay}", run.violations);
+        let answered = run.trace.iter().any(|line| line.contains("answered Err("));
+        assert!(answered, "{replay}");
     }
 }
 

@@ -120,10 +120,12 @@ pub(super) struct Process {
     end: WatchSenderOf<C, bool>,
 }
 
+const SNAPSHOT_AFTER_ENTRIES: u64 = 150;
+const KEEP_ENTRIES: u64 = 20;
+
 fn config() -> Config {
     let mut config = Config::new("", Member::default(), Start::Existing);
-    config.snapshot_after_entries = 150;
-    config.keep_entries = 20;
+    config.snapshot_after_entries = SNAPSHOT_AFTER_ENTRIES;
     config
 }
 
@@ -201,6 +203,7 @@ impl Process {
         world.note(format_args!("{endpoint} starts"));
         world.state().running.insert(endpoint.node, process.clone());
         C::spawn(sync_now_and_then(world.clone(), process.clone()));
+        C::spawn(purge_now_and_then(world.clone(), process.clone()));
         C::spawn(watch_state(world.clone(), process.clone()));
         process
     }
@@ -270,6 +273,23 @@ async fn sync_now_and_then(world: World, process: Arc<Process>) {
         if process.log.is_dirty()
             && !process.disk_hangs.load(Ordering::Relaxed)
             && process.log.sync().is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// As `node::retention` does, in smaller portions: what a snapshot covers goes, but for a rest.
+async fn purge_now_and_then(world: World, process: Arc<Process>) {
+    loop {
+        C::sleep(world.millis(200..1_000)).await;
+        if !world.lives(process.endpoint) {
+            return;
+        }
+        let snapshot = process.raft.metrics().borrow_watched().snapshot;
+        let upto = snapshot.and_then(|last| last.index.checked_sub(KEEP_ENTRIES));
+        if let Some(upto) = upto
+            && process.raft.trigger().purge_log(upto).await.is_err()
         {
             return;
         }

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::Duration;
 
 use openraft::AsyncRuntime;
@@ -26,6 +28,8 @@ const RANDOM_FAULTS: u64 = 14;
 const PROPOSE_LIMIT: Duration = Duration::from_secs(2);
 /// More virtual time than any run needs.
 const LONGEST: Duration = Duration::from_secs(600);
+/// A run takes a fraction of a second.
+const LONGEST_REAL: Duration = Duration::from_secs(120);
 
 pub(super) struct Run {
     pub trace: Vec<String>,
@@ -59,6 +63,27 @@ pub(super) fn run(seed: u64) -> Run {
     simulate(seed, async |cluster| cluster.whole_run().await)
 }
 
+/// A leader stops before it has applied its first entry, while a proposal waits for that.
+pub(super) fn stop_a_leader_that_has_applied_nothing(seed: u64) -> Run {
+    simulate(seed, async |cluster| {
+        cluster.found().await;
+        let first = cluster.leader().await;
+        for node in nodes() {
+            let process = cluster.process(node);
+            process.disk_hangs.store(true, Ordering::Relaxed);
+        }
+        cluster.crash(first).await;
+        let next = cluster.leader().await;
+        let process = cluster.process(next);
+        let proposal = C::spawn(async move { process.propose(1, PROPOSE_LIMIT).await });
+        C::sleep(PROPOSE_LIMIT / 10).await;
+        cluster.crash(next).await;
+        let result = proposal.await.unwrap();
+        cluster.world.note(format_args!("answered {result:?}"));
+        C::sleep(PROPOSE_LIMIT).await;
+    })
+}
+
 /// A proposal to a leader that was cut off long ago.
 pub(super) fn propose_to_a_leader_that_is_cut_off(seed: u64) -> Run {
     simulate(seed, async |cluster| {
@@ -72,9 +97,29 @@ pub(super) fn propose_to_a_leader_that_is_cut_off(seed: u64) -> Run {
     })
 }
 
-fn simulate(seed: u64, scenario: impl AsyncFnOnce(&mut Cluster)) -> Run {
-    let folder = tempfile::tempdir().unwrap();
+/// Runs a scenario in a thread of its own: a task that spins and never yields keeps the thread, and
+/// only a watch on real time tells.
+fn simulate(seed: u64, scenario: impl AsyncFnOnce(&mut Cluster) + Send + 'static) -> Run {
     let world = World::new(seed);
+    let (done, finished) = sync_channel(1);
+    let inside = world.clone();
+    thread::spawn(move || done.send(simulate_here(seed, &inside, scenario)));
+    let summary = finished.recv_timeout(LONGEST_REAL).unwrap_or_else(|_| {
+        world.violation(format!(
+            "not done after {LONGEST_REAL:?} of real time: a task spins"
+        ));
+        String::new()
+    });
+    let mut state = world.state();
+    Run {
+        trace: std::mem::take(&mut state.trace),
+        violations: std::mem::take(&mut state.violations),
+        summary,
+    }
+}
+
+fn simulate_here(seed: u64, world: &World, scenario: impl AsyncFnOnce(&mut Cluster)) -> String {
+    let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster {
         world: world.clone(),
         folder: folder.path().to_owned(),
@@ -100,13 +145,9 @@ fn simulate(seed: u64, scenario: impl AsyncFnOnce(&mut Cluster)) -> Run {
     }
     let summary = cluster.summary();
     drop(runtime);
-    let mut state = world.state();
-    state.running.clear();
-    Run {
-        trace: std::mem::take(&mut state.trace),
-        violations: std::mem::take(&mut state.violations),
-        summary,
-    }
+    let running = std::mem::take(&mut world.state().running);
+    drop(running);
+    summary
 }
 
 impl Cluster {
