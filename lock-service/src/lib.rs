@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod offline;
 mod problem;
 mod renewals;
+pub mod restore;
 mod routes;
 pub mod server;
 mod service;

@@ -109,7 +109,10 @@ impl StateMachine for LockMachine {
     fn priority(command: &Command) -> Priority {
         match command {
             // Overload must not end a healthy holder's lease, nor stop the clock that ends others'.
-            Command::Found { .. } | Command::Tick | Command::Renew { .. } => Priority::Critical,
+            Command::Found { .. }
+            | Command::Restore { .. }
+            | Command::Tick
+            | Command::Renew { .. } => Priority::Critical,
             Command::Release { .. } | Command::Cancel { .. } | Command::Revoke { .. } => {
                 Priority::High
             }

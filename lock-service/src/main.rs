@@ -9,6 +9,7 @@ use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
 use lock_service::metrics::Exposition;
 use lock_service::offline::{self, OfflineArgs, Verdict, VerifyArgs};
+use lock_service::restore::{RestoreArgs, restore};
 use lock_service::server::{self, Listeners};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -43,6 +44,8 @@ enum Command {
     /// Check everything in a stopped node's data directory; changes nothing. Exit status 0: sound,
     /// 1: damaged, 2: could not be checked
     Verify(VerifyArgs),
+    /// Make the first node of a new cluster from a backup; `serve` then runs it, others join it
+    Restore(RestoreArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         }),
         Command::Inspect(args) => look(offline::inspect, &args),
         Command::Verify(args) => look(offline::verify, &args),
+        Command::Restore(args) => restored(&args),
     }
 }
 
@@ -81,6 +85,23 @@ fn run(work: impl Future<Output = ExitCode>) -> ExitCode {
 /// on the way of each request. Measured in docs/decisions/0007.
 fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
+fn restored(args: &RestoreArgs) -> ExitCode {
+    match restore(args) {
+        Ok(restored) => {
+            tracing::info!(
+                cluster = %restored.cluster,
+                backup_of = %restored.backup.cluster,
+                index = restored.backup.index,
+                "restored as a new cluster into {}; start its first node there with `palisaded \
+                 serve`, and the others with --join and empty directories",
+                args.data_dir.display()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(FAILED, &error),
+    }
 }
 
 fn look<A>(how: fn(&A, &mut dyn std::io::Write) -> std::io::Result<Verdict>, args: &A) -> ExitCode {
