@@ -87,8 +87,22 @@ pub struct ServeArgs {
     #[arg(long, env = "PALISADE_PEER_CA", value_name = "FILE")]
     pub peer_ca: Option<PathBuf>,
 
-    /// Listen beyond loopback although clients are not authenticated, nor peers without --peer-cert,
-    /// and nothing of theirs is encrypted
+    /// This node's certificate for clients, with intermediate ones, in PEM format; with --http-key it
+    /// makes the API HTTPS. Read again on SIGHUP
+    #[arg(long, env = "PALISADE_HTTP_CERT", value_name = "FILE")]
+    pub http_cert: Option<PathBuf>,
+
+    /// The private key of --http-cert, in PEM format, not encrypted
+    #[arg(long, env = "PALISADE_HTTP_KEY", value_name = "FILE")]
+    pub http_key: Option<PathBuf>,
+
+    /// Hashes of the bearer tokens that clients must send, and what each allows; `palisaded token`
+    /// makes its entries. Read again on SIGHUP
+    #[arg(long, env = "PALISADE_AUTH_FILE", value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
+
+    /// Listen beyond loopback without --http-cert and --auth-file, or without --peer-cert: whoever
+    /// reaches the node can then read and change everything
     #[arg(
         long,
         env = "PALISADE_INSECURE",
@@ -175,6 +189,10 @@ pub struct ServeConfig {
     pub learner: bool,
     /// How connections between peers are protected.
     pub peer_security: PeerSecurity,
+    /// Certificate and key for clients; `None` for plain HTTP.
+    pub http_certificate: Option<(PathBuf, PathBuf)>,
+    /// The bearer tokens; `None` lets everybody in.
+    pub auth_file: Option<PathBuf>,
     /// Found a cluster of one.
     pub alone: bool,
     /// See `raft_core::Config`; `None` for its default.
@@ -233,10 +251,24 @@ impl ServeArgs {
             self.peer_key.or(file.peer_key),
             self.peer_ca.or(file.peer_ca),
         )?;
-        if !listen_http.ip().is_loopback() && !insecure {
+        let http_certificate = match (
+            self.http_cert.or(file.http_cert),
+            self.http_key.or(file.http_key),
+        ) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => {
+                return Err(ConfigError(
+                    "HTTPS takes --http-cert and --http-key, both or none".to_owned(),
+                ));
+            }
+        };
+        let auth_file = self.auth_file.or(file.auth_file);
+        let protected = http_certificate.is_some() && auth_file.is_some();
+        if !listen_http.ip().is_loopback() && !insecure && !protected {
             return Err(ConfigError(format!(
-                "--listen-http {listen_http} is not a loopback address, and this version \
-                 authenticates no client: whoever reaches it can take and release locks. Listen on \
+                "--listen-http {listen_http} is not a loopback address: whoever reaches it can take \
+                 and release locks. Give --http-cert, --http-key and --auth-file, or listen on \
                  127.0.0.1, or give --insecure where the network is trusted"
             )));
         }
@@ -287,6 +319,8 @@ impl ServeArgs {
             join,
             learner: self.learner.or(file.learner).unwrap_or(false),
             peer_security,
+            http_certificate,
+            auth_file,
             alone: self.alone,
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
             snapshot_after_bytes: self.snapshot_after_bytes.or(file.snapshot_after_bytes),

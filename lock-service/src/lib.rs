@@ -10,9 +10,11 @@
 //! nothing about either. The binary is `palisaded`.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod dev;
+mod https;
 mod machine;
 pub mod metrics;
 pub mod offline;

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lock_service::auth::{self, Role};
 use lock_service::config::ServeArgs;
 use lock_service::dev::{self, DevArgs};
 use lock_service::metrics::Exposition;
@@ -46,6 +47,24 @@ enum Command {
     Verify(VerifyArgs),
     /// Make the first node of a new cluster from a backup; `serve` then runs it, others join it
     Restore(RestoreArgs),
+    /// Make a bearer token for clients: the token on standard error, its entry for --auth-file on
+    /// standard output
+    Token(TokenArgs),
+}
+
+#[derive(clap::Args)]
+struct TokenArgs {
+    /// Name of its holder, for logs
+    #[arg(long)]
+    name: String,
+
+    /// What it allows: `lock` includes `read`, `admin` includes both
+    #[arg(long)]
+    role: Role,
+
+    /// Beginnings of the lock names that it reaches [default: every name]
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
+    prefixes: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +82,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => look(offline::inspect, &args),
         Command::Verify(args) => look(offline::verify, &args),
         Command::Restore(args) => restored(&args),
+        Command::Token(args) => make_token(&args),
     }
 }
 
@@ -109,6 +129,14 @@ fn look<A>(how: fn(&A, &mut dyn std::io::Write) -> std::io::Result<Verdict>, arg
         Ok(verdict) => ExitCode::from(verdict as u8),
         Err(error) => fail(FAILED, &error),
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the entry is its output")]
+fn make_token(args: &TokenArgs) -> ExitCode {
+    let (token, entry) = auth::make(&args.name, args.role, &args.prefixes);
+    eprintln!("{token}");
+    println!("{entry}");
+    ExitCode::SUCCESS
 }
 
 async fn serve(args: ServeArgs) -> ExitCode {

@@ -273,6 +273,9 @@ impl IntoResponse for Failure {
                 HeaderValue::from(retry_after_ms.div_ceil(1000)),
             );
         }
+        if problem.code == ErrorCode::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(position) = problem.position
             && let Ok(value) = HeaderValue::from_str(&position.to_string())
         {

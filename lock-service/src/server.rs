@@ -5,13 +5,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::serve::ListenerExt;
 use raft_core::{Config, Member, Node, Start, StartError, SyncPolicy};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::auth::Auth;
 use crate::clock::ClusterClock;
 use crate::config::ServeConfig;
+use crate::https::{Certificate, TlsListener};
 use crate::machine::{LockMachine, Surroundings};
 use crate::metrics::Exposition;
 use crate::routes::{App, router};
@@ -84,19 +90,17 @@ pub async fn run(
     exposition: Exposition,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    let protection = Protection::open(&config)?;
+    let _reloading = AbortOnDrop(tokio::spawn(protection.clone().reload_on_hangup()));
     let upkeep = tokio::spawn(exposition.clone().upkeep());
-    let app = App::new(exposition);
-    let (stop_http, stopping) = tokio::sync::oneshot::channel::<()>();
-    let listener = listeners.http.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a client's connection keeps delaying small packets");
-        }
-    });
-    let http = axum::serve(listener, router(app.clone())).with_graceful_shutdown(async {
-        // An error means that the sender is gone, which also means to stop.
-        let _ = stopping.await;
-    });
-    let http = tokio::spawn(http.into_future());
+    let app = App::new(exposition, protection.auth.clone());
+    let (stop_http, stopping) = oneshot::channel();
+    let http = serve_http(
+        listeners.http,
+        router(app.clone()),
+        protection.certificate,
+        stopping,
+    )?;
 
     tokio::pin!(shutdown);
     let started = tokio::select! {
@@ -148,7 +152,101 @@ pub async fn run(
     }
 }
 
-async fn drain(http: tokio::task::JoinHandle<io::Result<()>>) -> Result<(), ServeError> {
+/// What protects the API, read again on SIGHUP.
+#[derive(Clone)]
+struct Protection {
+    auth: Option<Arc<Auth>>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl Protection {
+    fn open(config: &ServeConfig) -> Result<Self, ServeError> {
+        let unusable = |why: String| ServeError::Start(StartError::Configuration(why));
+        let auth = match &config.auth_file {
+            None => None,
+            Some(path) => {
+                let auth = Auth::open(path).map_err(|error| unusable(error.to_string()))?;
+                Some(Arc::new(auth))
+            }
+        };
+        let certificate = match &config.http_certificate {
+            None => None,
+            Some((chain, key)) => Some(Arc::new(Certificate::open(chain, key).map_err(unusable)?)),
+        };
+        Ok(Self { auth, certificate })
+    }
+
+    async fn reload_on_hangup(self) {
+        let mut hangups = match signal(SignalKind::hangup()) {
+            Ok(hangups) => hangups,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP cannot be handled; files are not read again");
+                return;
+            }
+        };
+        while hangups.recv().await.is_some() {
+            let protection = self.clone();
+            let reloaded = tokio::task::spawn_blocking(move || protection.reload()).await;
+            if let Err(error) = reloaded {
+                tracing::error!(%error, "reading the files again failed");
+            }
+        }
+    }
+
+    fn reload(&self) {
+        if let Some(auth) = &self.auth {
+            match auth.reload() {
+                Ok(entries) => tracing::info!(entries, "read the bearer tokens again"),
+                Err(error) => tracing::error!("the old bearer tokens stay: {error}"),
+            }
+        }
+        if let Some(certificate) = &self.certificate {
+            match certificate.reload() {
+                Ok(()) => tracing::info!("new connections of clients use the certificate as it is"),
+                Err(error) => tracing::error!("the old certificate stays: {error}"),
+            }
+        }
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Serves the API until `stop`, over TLS where there is a certificate.
+fn serve_http(
+    listener: TcpListener,
+    router: Router,
+    certificate: Option<Arc<Certificate>>,
+    stop: oneshot::Receiver<()>,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let stopped = async {
+        // An error means that the sender is gone, which also means to stop.
+        let _ = stop.await;
+    };
+    Ok(match certificate {
+        Some(certificate) => {
+            let listener = TlsListener::new(listener, certificate)?;
+            let http = axum::serve(listener, router).with_graceful_shutdown(stopped);
+            tokio::spawn(http.into_future())
+        }
+        None => {
+            let listener = listener.tap_io(|stream| {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a client's connection keeps delaying small packets");
+                }
+            });
+            let http = axum::serve(listener, router).with_graceful_shutdown(stopped);
+            tokio::spawn(http.into_future())
+        }
+    })
+}
+
+async fn drain(http: JoinHandle<io::Result<()>>) -> Result<(), ServeError> {
     match timeout(DRAIN_TIMEOUT, http).await {
         Ok(Ok(ended)) => Ok(ended?),
         Ok(Err(error)) => Err(io::Error::other(error).into()),

@@ -13,6 +13,10 @@ open_enum! {
     pub enum ErrorCode {
         /// 400: the request is wrong; `field` names what.
         InvalidRequest = "invalid_request",
+        /// 401: the request carries no bearer token that this node knows.
+        Unauthenticated = "unauthenticated",
+        /// 403: the bearer token does not allow this.
+        Forbidden = "forbidden",
         /// 404: there is no such resource.
         NotFound = "not_found",
         /// 404: nobody knows this lease.
@@ -73,6 +77,8 @@ impl ErrorCode {
     pub fn status(&self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
             Self::NotFound | Self::LeaseNotFound | Self::MemberNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::LockHeld
@@ -128,6 +134,8 @@ impl ErrorCode {
     pub fn title(&self) -> &str {
         match self {
             Self::InvalidRequest => "The request is invalid",
+            Self::Unauthenticated => "The request is not authenticated",
+            Self::Forbidden => "The token does not allow this",
             Self::NotFound => "There is no such resource",
             Self::LeaseNotFound => "The lease is not known",
             Self::MethodNotAllowed => "The resource has other methods",

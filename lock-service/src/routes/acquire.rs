@@ -11,15 +11,18 @@ use lock_api::{
 
 use super::extract::{JsonBody, Terms};
 use super::{App, Reply, reply};
+use crate::auth::{Caller, Role};
 use crate::problem::invalid;
 use crate::service::Acquired;
 
 /// `POST /v1/acquire`
 pub async fn acquire(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     JsonBody(request): JsonBody<AcquireRequest>,
 ) -> Reply {
+    caller.check(Role::Lock, request.lock.as_str())?;
     // The wait comes on top of the time-out, unless the client set one that is to cover both; then
     // its end answers 202 while the request keeps its place.
     let wait = Duration::from_millis(request.wait_ms.min(MAX_HTTP_WAIT_MS));
@@ -42,9 +45,11 @@ pub async fn acquire(
 /// `POST /v1/release`
 pub async fn release(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     JsonBody(request): JsonBody<ReleaseRequest>,
 ) -> Reply {
+    caller.check_somewhere(Role::Lock)?;
     let Some(tokens) = request.targets() else {
         return Err(invalid(
             Some("token"),
@@ -64,9 +69,11 @@ pub async fn release(
 /// `POST /v1/cancel`
 pub async fn cancel(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     JsonBody(request): JsonBody<CancelRequest>,
 ) -> Reply {
+    caller.check_somewhere(Role::Lock)?;
     let cancelled = app
         .service()?
         .cancel(&request.lease, &request.request_id, terms.deadline())

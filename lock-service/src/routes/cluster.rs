@@ -10,10 +10,11 @@ use lock_api::{
     ClusterId, ClusterResponse, Consistency, ErrorCode, LeaderView, MemberRole, MemberView, NodeId,
     ReadyResponse, VersionResponse,
 };
-use raft_core::{MemberStatus, Role};
+use raft_core::MemberStatus;
 
 use super::extract::Terms;
 use super::{App, Reply, fresh, membership, reply};
+use crate::auth::{Caller, Role};
 use crate::problem::unavailable;
 use crate::service::wire;
 
@@ -21,7 +22,8 @@ use crate::service::wire;
 const MEMBER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// `GET /v1/cluster`
-pub async fn cluster(State(app): State<App>) -> Reply {
+pub async fn cluster(State(app): State<App>, caller: Caller) -> Reply {
+    caller.check_somewhere(Role::Read)?;
     let node = app.service()?.node();
     let status = node.status();
     let members = join_all(status.members.iter().map(|member| async move {
@@ -60,13 +62,13 @@ pub async fn cluster(State(app): State<App>) -> Reply {
     Ok(Json(body).into_response())
 }
 
-fn role(role: Role) -> MemberRole {
+fn role(role: raft_core::Role) -> MemberRole {
     match role {
-        Role::Leader => MemberRole::Leader,
-        Role::Follower => MemberRole::Follower,
-        Role::Candidate => MemberRole::Candidate,
-        Role::Learner => MemberRole::Learner,
-        Role::Stopped => MemberRole::Stopped,
+        raft_core::Role::Leader => MemberRole::Leader,
+        raft_core::Role::Follower => MemberRole::Follower,
+        raft_core::Role::Candidate => MemberRole::Candidate,
+        raft_core::Role::Learner => MemberRole::Learner,
+        raft_core::Role::Stopped => MemberRole::Stopped,
     }
 }
 

@@ -8,14 +8,17 @@ use lock_model::{Fence, Token};
 
 use super::extract::{Terms, UrlQuery};
 use super::{App, Reply, fresh, reply};
+use crate::auth::{Caller, Role};
 use crate::service::wire;
 
 /// `GET /v1/fence`
 pub async fn fence(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     UrlQuery(query): UrlQuery<FenceQuery>,
 ) -> Reply {
+    caller.check(Role::Read, query.lock.as_str())?;
     let lock = wire::model_lock(&query.lock)?;
     let (service, stale_by_ms) = fresh(&app, &terms, query.consistency).await?;
     let (fence, position) = service.node().read(|machine| {

@@ -11,15 +11,18 @@ use lock_model::{Origin, Timestamp};
 
 use super::extract::{JsonBody, Terms, UrlQuery};
 use super::{App, Reply, fresh, reply};
+use crate::auth::{Caller, Role};
 use crate::problem::{Failure, invalid};
 use crate::service::wire;
 
 /// `POST /v1/renew`
 pub async fn renew(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     JsonBody(request): JsonBody<RenewRequest>,
 ) -> Reply {
+    caller.check_somewhere(Role::Lock)?;
     let Some(secrets) = request.targets() else {
         return Err(invalid(
             Some("lease"),
@@ -56,9 +59,11 @@ pub async fn renew(
 /// `POST /v1/leases`
 pub async fn create(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     JsonBody(request): JsonBody<CreateLeaseRequest>,
 ) -> Reply {
+    caller.check_somewhere(Role::Lock)?;
     let created = app
         .service()?
         .create_lease(&request, terms.deadline())
@@ -69,9 +74,11 @@ pub async fn create(
 /// `POST /v1/leases/revoke`
 pub async fn revoke(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     JsonBody(request): JsonBody<RevokeLeaseRequest>,
 ) -> Reply {
+    caller.check_somewhere(Role::Lock)?;
     let revoked = app
         .service()?
         .revoke(&request.lease, terms.deadline())
@@ -82,9 +89,12 @@ pub async fn revoke(
 /// `GET /v1/leases`
 pub async fn list(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     UrlQuery(query): UrlQuery<LeasesQuery>,
 ) -> Reply {
+    // A lease may hold any locks, and its view names them all.
+    caller.check(Role::Read, "")?;
     let size = page_size(query.page_size)?;
     let after = query
         .cursor
@@ -116,10 +126,12 @@ pub async fn list(
 /// `GET /v1/leases/{id}`
 pub async fn inspect(
     State(app): State<App>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
     terms: Terms,
     UrlQuery(query): UrlQuery<LeaseQuery>,
 ) -> Reply {
+    caller.check(Role::Read, "")?;
     let Path(id) = id.map_err(|error| invalid(Some("id"), format!("`id`: {error}")))?;
     let id = lease_id("id", &id)?;
     let (service, stale_by_ms) = fresh(&app, &terms, query.consistency).await?;

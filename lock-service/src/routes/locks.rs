@@ -10,12 +10,14 @@ use lock_model::Timestamp;
 use super::extract::{Terms, UrlQuery};
 use super::leases::page_size;
 use super::{App, Reply, fresh, reply};
+use crate::auth::{Caller, Role};
 use crate::problem::invalid;
 use crate::service::wire;
 
 /// `GET /v1/locks?name=` and `GET /v1/locks?prefix=`
 pub async fn locks(
     State(app): State<App>,
+    caller: Caller,
     terms: Terms,
     UrlQuery(query): UrlQuery<LocksQuery>,
 ) -> Reply {
@@ -25,6 +27,10 @@ pub async fn locks(
             Some("name"),
             "`name`: asks for one lock; leave `prefix` and `cursor` out, or list without `name`",
         ));
+    }
+    match (&query.name, &query.prefix) {
+        (Some(name), _) => caller.check(Role::Read, name.as_str())?,
+        (None, prefix) => caller.check(Role::Read, prefix.as_deref().unwrap_or_default())?,
     }
     let name = query.name.as_ref().map(wire::model_lock).transpose()?;
     let after = query

@@ -1,6 +1,7 @@
 //! The HTTP API: one file per resource. Routes decode, ask the service, and encode; they decide
 //! nothing.
 
+mod access;
 mod acquire;
 mod backup;
 mod cluster;
@@ -16,30 +17,33 @@ use std::sync::{Arc, OnceLock};
 use axum::Json;
 use axum::Router;
 use axum::http::HeaderValue;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use lock_api::{Consistency, ErrorCode, POSITION_HEADER, Position, Problem, path};
 use serde::Serialize;
 
 use self::extract::Terms;
+use crate::auth::Auth;
 use crate::metrics::{Exposition, measure};
 use crate::problem::{Failure, unavailable};
 use crate::service::Service;
 
-/// The service, once this node is a member of a cluster.
+/// The service, once this node is a member of a cluster, and who may use it.
 #[derive(Clone)]
 pub struct App {
     service: Arc<OnceLock<Arc<Service>>>,
     exposition: Exposition,
+    auth: Option<Arc<Auth>>,
 }
 
 impl App {
-    /// Without a service yet.
-    pub fn new(exposition: Exposition) -> Self {
+    /// Without a service yet. Lets in whom `auth` knows; everybody without one.
+    pub fn new(exposition: Exposition, auth: Option<Arc<Auth>>) -> Self {
         Self {
             service: Arc::default(),
             exposition,
+            auth,
         }
     }
 
@@ -90,6 +94,16 @@ fn reply(position: Position, body: impl Serialize) -> Response {
 
 /// All routes.
 pub fn router(app: App) -> Router {
+    let changes = Router::new()
+        .route(path::PROMOTE, post(membership::promote))
+        .route(path::REMOVE, post(membership::remove))
+        .route(path::REPLACE, post(membership::replace))
+        .route(path::ADDRESS, post(membership::address))
+        .route(path::FINISH_CHANGE, post(membership::finish_change))
+        .route(path::TRANSFER, post(membership::transfer))
+        .route(path::SNAPSHOT, post(membership::snapshot))
+        .route(path::BACKUP, get(backup::backup))
+        .route_layer(from_fn_with_state(app.clone(), access::admins_only));
     Router::new()
         .route(path::ACQUIRE, post(acquire::acquire))
         .route(path::RELEASE, post(acquire::release))
@@ -101,18 +115,13 @@ pub fn router(app: App) -> Router {
         .route(path::LOCKS, get(locks::locks))
         .route(path::FENCE, get(fence::fence))
         .route(path::CLUSTER, get(cluster::cluster))
-        .route(path::PROMOTE, post(membership::promote))
-        .route(path::REMOVE, post(membership::remove))
-        .route(path::REPLACE, post(membership::replace))
-        .route(path::ADDRESS, post(membership::address))
-        .route(path::FINISH_CHANGE, post(membership::finish_change))
-        .route(path::TRANSFER, post(membership::transfer))
-        .route(path::SNAPSHOT, post(membership::snapshot))
-        .route(path::BACKUP, get(backup::backup))
+        .route(path::METRICS, get(metrics::metrics))
+        .merge(changes)
+        // What follows is open to everybody: it names no lock and nobody.
+        .route_layer(from_fn_with_state(app.clone(), access::authenticate))
         .route(path::HEALTHZ, get(cluster::healthz))
         .route(path::READYZ, get(cluster::readyz))
         .route(path::VERSION, get(cluster::version))
-        .route(path::METRICS, get(metrics::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(measure))
