@@ -9,7 +9,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
@@ -26,11 +25,7 @@ use tokio_rustls::TlsConnector;
 
 /// A bearer token and its entry for the file, as `palisaded token` prints them.
 fn make_token(arguments: &[&str]) -> (String, String) {
-    let output = Command::new(palisaded())
-        .arg("token")
-        .args(arguments)
-        .output()
-        .unwrap();
+    let output = palisaded().arg("token").args(arguments).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (text(output.stderr).trim().to_owned(), text(output.stdout))

@@ -46,16 +46,16 @@ struct Arguments {
     without_snapshots: bool,
 }
 
-/// Proposal and log index, in the order applied.
+/// Proposal and log index, in the order applied. A freeze copies it: long enough for a test.
 #[derive(Default)]
-struct Sequence(imbl::Vector<(u64, u64)>);
+struct Sequence(Vec<(u64, u64)>);
 
 impl StateMachine for Sequence {
     type Command = u64;
     type Response = ();
 
     fn apply(&mut self, entry: EntryContext, id: u64) -> Result<(), MachineError> {
-        self.0.push_back((id, entry.index));
+        self.0.push((id, entry.index));
         Ok(())
     }
 
@@ -170,7 +170,7 @@ async fn answer(node: &Node<Sequence>, request: Request) -> Reply {
         Request::CatchUp { index, limit_ms } => {
             done(node.wait_applied(index, within(limit_ms)).await)
         }
-        Request::Dump => Reply::Sequence(node.read(|state| state.0.iter().copied().collect())),
+        Request::Dump => Reply::Sequence(node.read(|state| state.0.to_vec())),
         Request::Status => Reply::Status {
             node: node.id().to_string(),
             leads: node.is_leader(),
