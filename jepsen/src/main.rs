@@ -7,7 +7,10 @@ mod exit;
 mod guess;
 mod output;
 mod progress;
-#[allow(dead_code, reason = "`run` is being written; the report begins from it")]
+#[allow(
+    dead_code,
+    reason = "`run` is being written; the report begins from it"
+)]
 mod run_directory;
 
 use std::process::ExitCode;

@@ -6,7 +6,7 @@
 //! founded.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lock_model::{Timestamp, Token};
 use parking_lot::Mutex;
@@ -84,25 +84,35 @@ impl Stamper for ClusterClock {
 }
 
 /// Milliseconds since 1970, by the wall clock; 0 before that. For backups, and for the token floor.
+pub fn unix_ms() -> u64 {
+    whole_ms(since_1970())
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "founding or restoring a cluster and dating a backup are the uses of a wall clock"
 )]
-pub fn unix_ms() -> u64 {
+fn since_1970() -> Duration {
+    // A clock before 1970 says nothing.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, whole_ms)
+        .unwrap_or_default()
 }
 
-fn whole_ms(duration: std::time::Duration) -> u64 {
+fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Below every token of a cluster founded now, and above every token of one founded at the same
-/// place earlier: a second is worth 2^20 tokens.
+/// Below every token of a cluster founded or restored from now on, and above every token of one
+/// before: a second is worth 2^20 tokens, counted by the microsecond, so that a restore in the second
+/// of the founding is above what was granted in it.
 pub fn token_floor() -> Token {
-    let seconds = unix_ms() / 1000;
-    Token(seconds.saturating_mul(1 << 20).min(Token::MAX.0 / 2))
+    let floor = (since_1970().as_micros() << 20) / 1_000_000;
+    Token(
+        u64::try_from(floor)
+            .unwrap_or(u64::MAX)
+            .min(Token::MAX.0 / 2),
+    )
 }
 
 #[cfg(test)]
@@ -116,7 +126,7 @@ mod tests {
         let mut clock = ClusterClock::new(applied.clone());
         let start = Instant::now();
         clock.rebase();
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         let stamp = clock.stamp();
         assert!(stamp >= 5_020);
         assert!(stamp <= 5_000 + elapsed_ms(start) + 1);
