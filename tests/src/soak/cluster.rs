@@ -279,30 +279,35 @@ impl Cluster {
         let old = wait_for(REPLACED_WITHIN, || self.status(number)).await;
         let (old, _, _) = old.ok_or(format!("n{number} does not answer"))?;
         slot.kill();
+        // Whoever takes a dead member's name has to wait until that member is removed.
+        let remove = Request::Remove {
+            node: old.clone(),
+            limit_ms: u64::try_from(TRY.as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut through = (0..self.size()).filter(|other| *other != number).cycle();
+        let removed = wait_for(REPLACED_WITHIN, || {
+            let other = through.next().unwrap_or_default();
+            let remove = &remove;
+            async move {
+                let answer = self.ask(other, remove, TRY).await;
+                answer.filter(|reply| *reply == Reply::Done)
+            }
+        });
+        if removed.await.is_none() {
+            return Err(format!(
+                "{old}, once n{number}, was not removed within {REPLACED_WITHIN:?}"
+            ));
+        }
         let others = self.listed(Some(number));
         **slot = self.slot(number, generation, &["--join", &others]);
         slot.start();
         let joined = wait_for(REPLACED_WITHIN, || async {
             self.status(number).await.filter(|(_, _, votes)| *votes)
         });
-        if joined.await.is_none() {
-            return Err(format!(
-                "n{number} did not become a voter within {REPLACED_WITHIN:?}"
-            ));
-        }
-        let limit_ms = u64::try_from(TRY.as_millis()).unwrap_or(u64::MAX);
-        let remove = Request::Remove {
-            node: old.clone(),
-            limit_ms,
-        };
-        let removed = wait_for(REPLACED_WITHIN, || async {
-            let answer = self.ask(number, &remove, TRY).await;
-            answer.filter(|reply| *reply == Reply::Done)
-        });
-        match removed.await {
+        match joined.await {
             Some(_) => Ok(()),
             None => Err(format!(
-                "{old}, once n{number}, was not removed within {REPLACED_WITHIN:?}"
+                "n{number} did not become a voter within {REPLACED_WITHIN:?}"
             )),
         }
     }
