@@ -57,15 +57,15 @@ check: set-up
 soak: set-up
 	cargo build --release --workspace --all-targets --locked
 	PALISADE_SIMULATION_SEEDS=$(SIMULATIONS) $(if $(SEED),PALISADE_SIMULATION_SEED=$(SEED)) \
-	    cargo test --release --locked -p raft-core --lib simulation::through -- --nocapture
+	    cargo test --release --locked --workspace --lib simulation::through -- --nocapture
 	PALISADE_CUTS=$(CUTS) $(if $(SEED),PALISADE_TEST_SEED=$(SEED)) \
-	    cargo test --release --locked -p raft-core --lib power_cuts -- --nocapture
+	    cargo test --release --locked --workspace --lib power_cuts -- --nocapture
 	'$(target_dir)/release/soak' --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench-snapshot
 bench-snapshot: set-up
-	cargo bench --profile release --locked -p lock-model --bench freeze
-	cargo bench --profile release --locked -p raft-core --bench snapshot
+	cargo bench --profile release --locked --workspace --bench freeze
+	cargo bench --profile release --locked --workspace --bench snapshot
 
 .PHONY: fix
 fix: set-up

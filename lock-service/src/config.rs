@@ -120,6 +120,12 @@ pub struct ServeArgs {
     #[arg(long, env = "PALISADE_SNAPSHOT_AFTER_BYTES", value_name = "BYTES")]
     pub snapshot_after_bytes: Option<u64>,
 
+    /// A node that hears no leader for this long, or up to twice as long, stands for election; leaders
+    /// make themselves heard four times as often. The same on every node; 50 to 60000. More for disks
+    /// or networks so slow that nobody is elected [default: 200]
+    #[arg(long, env = "PALISADE_ELECTION_TIMEOUT_MS", value_name = "MS")]
+    pub election_timeout_ms: Option<u64>,
+
     /// Entries to keep in the log behind a snapshot [default: 10000]
     #[arg(long, env = "PALISADE_KEEP_ENTRIES", value_name = "N")]
     pub keep_entries: Option<u64>,
@@ -201,6 +207,9 @@ pub struct ServeConfig {
     pub snapshot_after_bytes: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
     pub free_space_floor: Option<u64>,
+    /// The shortest election timeout; the longest is twice that, and the heartbeat interval a quarter.
+    /// `None` for `raft_core::Config`'s defaults.
+    pub election_timeout_ms: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
     pub keep_entries: Option<u64>,
     /// See `raft_core::Config`; `None` for its default.
@@ -302,6 +311,14 @@ impl ServeArgs {
                     .to_owned(),
             ));
         }
+        let election_timeout_ms = self.election_timeout_ms.or(file.election_timeout_ms);
+        if let Some(ms) = election_timeout_ms
+            && !(50..=60_000).contains(&ms)
+        {
+            return Err(ConfigError(format!(
+                "--election-timeout-ms {ms} is outside of 50 to 60000"
+            )));
+        }
         Ok(ServeConfig {
             name: self
                 .name
@@ -325,6 +342,7 @@ impl ServeArgs {
             snapshot_after_entries: self.snapshot_after_entries.or(file.snapshot_after_entries),
             snapshot_after_bytes: self.snapshot_after_bytes.or(file.snapshot_after_bytes),
             free_space_floor: self.free_space_floor.or(file.free_space_floor),
+            election_timeout_ms,
             keep_entries: self.keep_entries.or(file.keep_entries),
             max_in_flight_proposals: self
                 .max_in_flight_proposals
@@ -467,6 +485,18 @@ mod tests {
         .unwrap();
         assert_eq!(config.name, "from-flag");
         assert_eq!(config.data_dir, PathBuf::from("/from/file"));
+    }
+
+    #[test]
+    fn an_election_timeout_out_of_range_is_refused_by_name() {
+        for ms in [0, 49, 60_001] {
+            let args = ServeArgs {
+                election_timeout_ms: Some(ms),
+                ..ServeArgs::default()
+            };
+            let error = args.resolve().unwrap_err().to_string();
+            assert!(error.contains("--election-timeout-ms"), "{error}");
+        }
     }
 
     #[test]

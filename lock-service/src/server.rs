@@ -313,6 +313,10 @@ async fn start_node(
     if let Some(bytes) = config.free_space_floor {
         raft.free_space_floor_bytes = bytes;
     }
+    if let Some(ms) = config.election_timeout_ms {
+        raft.heartbeat_interval = Duration::from_millis(ms / 4);
+        raft.election_timeout = (Duration::from_millis(ms), Duration::from_millis(2 * ms));
+    }
     if let Some(entries) = config.keep_entries {
         raft.keep_entries = entries;
     }

@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use power_cut::{Cut, Fsync};
 use serde_json::Value;
@@ -446,6 +447,33 @@ async fn a_node_whose_fsync_fails_stops_says_so_and_loses_nothing() {
         cluster.wait_node_ready(victim).await;
         assert_held(&cluster, victim, &granted).await;
     }
+}
+
+/// So slow that a vote, which waits for two syncs on each side, outlasts the usual election timeout.
+const SLOW_SYNC: Duration = Duration::from_millis(120);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_slow_disks_a_longer_election_timeout_has_a_leader_elected_and_replaced() {
+    let mut cluster = Cluster::builder(3)
+        .arguments(["--election-timeout-ms", "1500"])
+        .customise(|files, command| {
+            let journal = files.data.with_extension("journal");
+            let cut = Cut::begin(&files.data, journal).unwrap();
+            let slow = cut.with_fsync(Fsync::Slow(SLOW_SYNC));
+            slow.env_for(command).unwrap();
+        })
+        .start()
+        .await;
+    let leader = cluster.leader().await;
+    let granted = take(&cluster, leader, "job", 1).await;
+    cluster.kill9(leader);
+    let other = others(leader)[0];
+    eventually("the others elect", async || {
+        let reply = Acquire::new("another").send(&cluster.http(other)).await;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    assert_held(&cluster, other, &granted).await;
 }
 
 /// A cluster of which each node's floor can be changed between its starts.
