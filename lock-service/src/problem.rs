@@ -5,7 +5,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lock_api::{
-    BlockReason, ErrorCode, FencingToken, POSITION_HEADER, PROBLEM_CONTENT_TYPE, Problem,
+    ErrorCode, FencingToken, InvalidRequest, POSITION_HEADER, PROBLEM_CONTENT_TYPE, Problem,
 };
 use lock_model::{Field, LockHeldReason, Position, Refusal};
 use raft_core::{ProposeError, ReadError};
@@ -28,6 +28,12 @@ pub fn invalid(field: Option<&str>, detail: impl Into<String>) -> Failure {
     let mut problem = Problem::new(ErrorCode::InvalidRequest, detail);
     problem.field = field.map(str::to_owned);
     problem.into()
+}
+
+impl From<InvalidRequest> for Failure {
+    fn from(error: InvalidRequest) -> Self {
+        invalid(error.field.as_deref(), error.detail)
+    }
 }
 
 /// A temporary lack, not applied; the client may try again soon.
@@ -102,10 +108,11 @@ fn describe(refusal: &Refusal) -> Problem {
             problem
         }
         // Stops the node before any client could see it; see `LockMachine::apply`.
-        Refusal::EntryOutOfOrder { .. }
-        | Refusal::InvalidSettings(_)
-        | Refusal::TokenFloorTooHigh { .. }
-        | Refusal::ModelVersionGoesBack { .. } => plain(ErrorCode::Internal, ""),
+        Refusal::EntryOutOfOrder { .. } | Refusal::TokenFloorTooHigh { .. } => {
+            plain(ErrorCode::Internal, "")
+        }
+        Refusal::InvalidSettings(error) => invalid(&error.setting, ""),
+        Refusal::ModelVersionGoesBack { .. } => invalid("model_version", ""),
         Refusal::TooLong { field, .. } => invalid(
             match field {
                 Field::LockName => "lock",
@@ -115,7 +122,7 @@ fn describe(refusal: &Refusal) -> Problem {
             },
             "",
         ),
-        Refusal::LockCount { .. } => invalid("lock", ""),
+        Refusal::LockCount { .. } => invalid("locks", ""),
         Refusal::LockNamedTwice { .. } => invalid("locks", ""),
         Refusal::PermitsOutOfBounds { .. } => invalid("permits", ""),
         Refusal::LockDelayTooLong { .. } => invalid("lock_delay_ms", ""),
@@ -154,55 +161,19 @@ fn describe(refusal: &Refusal) -> Problem {
             reason,
             queue_length,
         } => {
-            let mut problem = match reason {
-                LockHeldReason::Held { lease, owner } => {
-                    let who = match owner.as_str() {
-                        "" => format!("lease {lease}"),
-                        owner => format!("{owner} (lease {lease})"),
-                    };
-                    let mut problem = Problem::new(
-                        ErrorCode::LockHeld,
-                        format!(
-                            "the lock {lock} is held by {who}, {queue_length} wait for it; send \
-                             wait_ms to queue, or try later"
-                        ),
-                    );
-                    problem.reason = Some(BlockReason::Held);
-                    problem.holder_owner = wire::owner(owner);
-                    problem.holder_lease_id = Some(wire::lease_id(*lease));
-                    problem
-                }
-                LockHeldReason::Queued => {
-                    let mut problem = plain(
-                        ErrorCode::LockHeld,
-                        ": it is about to go to the first in its queue; send wait_ms to queue",
-                    );
-                    problem.reason = Some(BlockReason::Queued);
-                    problem
-                }
-                LockHeldReason::Delayed { remaining_ms } => {
-                    let mut problem = plain(
-                        ErrorCode::LockHeld,
-                        &format!(
-                            ": its last holder was lost, and its lock delay runs for another \
-                             {remaining_ms} ms; send wait_ms to queue"
-                        ),
-                    );
-                    problem.reason = Some(BlockReason::Delayed);
-                    problem
-                }
-                LockHeldReason::HeldBack { remaining_ms } => {
-                    let mut problem = plain(
-                        ErrorCode::LockHeld,
-                        &format!(
-                            ": its last holder may not know yet that its lease was ended, so it \
-                             is held back for another {remaining_ms} ms; send wait_ms to queue"
-                        ),
-                    );
-                    problem.reason = Some(BlockReason::HeldBack);
-                    problem
-                }
-            };
+            let mut problem = Problem::new(
+                ErrorCode::LockHeld,
+                format!(
+                    "the lock {lock} {}, and {queue_length} wait for it; send wait_ms to queue, or \
+                     try later with a new request_id",
+                    why_not_free(reason)
+                ),
+            );
+            problem.reason = Some(wire::block_reason(reason));
+            if let LockHeldReason::Held { lease, owner } = reason {
+                problem.holder_owner = wire::owner(owner);
+                problem.holder_lease_id = Some(wire::lease_id(*lease));
+            }
             problem.lock = wire::lock_name(lock);
             problem.queue_length = Some(*queue_length);
             problem
@@ -251,6 +222,26 @@ fn describe(refusal: &Refusal) -> Problem {
             problem.token = Some(FencingToken(token.0));
             problem
         }
+    }
+}
+
+/// What keeps a lock from being granted, to go on from its name.
+pub fn why_not_free(reason: &LockHeldReason) -> String {
+    match reason {
+        LockHeldReason::Held { lease, owner } => match owner.as_str() {
+            "" => format!("is held by lease {lease}"),
+            owner => format!("is held by {owner} (lease {lease})"),
+        },
+        LockHeldReason::Queued => {
+            "is about to go to those who wait for it, in their order".to_owned()
+        }
+        LockHeldReason::Delayed { remaining_ms } => format!(
+            "was lost by its last holder, and its lock delay runs for another {remaining_ms} ms"
+        ),
+        LockHeldReason::HeldBack { remaining_ms } => format!(
+            "is held back for another {remaining_ms} ms, because whoever held it last may not know \
+             yet that it was taken away"
+        ),
     }
 }
 

@@ -3,25 +3,20 @@
 //! Every node applies every grant, so a request can wait on any node. Parking happens before the
 //! proposal, so that a grant in between is not missed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use lock_model::{Event, EventKind, LeaseId, LockName, Mode, Position, RequestId, Token, WaitEnd};
+use lock_model::{Event, EventKind, Grant, Granted, LeaseId, Position, RequestId, WaitEnd};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// What a parked request hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It got its lock.
+    /// It got its locks, all in one entry; `position` is that of the first.
     Granted {
-        lock: LockName,
-        mode: Mode,
-        token: Token,
+        granted: Granted,
         position: Position,
-        queued_position: Position,
-        ttl_ms: u64,
-        remaining_ms: u64,
     },
     /// It waits no more.
     Ended { reason: WaitEnd, position: Position },
@@ -35,6 +30,15 @@ type Key = (LeaseId, RequestId);
 struct Parked {
     next: u64,
     by_request: HashMap<Key, Vec<(u64, oneshot::Sender<News>)>>,
+}
+
+impl Parked {
+    fn tell(&mut self, key: Key, news: &News) {
+        for (_, tell) in self.by_request.remove(&key).into_iter().flatten() {
+            // A request whose client is gone has left, or is about to.
+            let _ = tell.send(news.clone());
+        }
+    }
 }
 
 /// The parked requests of this node.
@@ -79,10 +83,15 @@ impl Waiters {
         self.parked.lock().by_request.len()
     }
 
-    /// Tells parked requests what became of them.
+    /// Tells parked requests what became of them; `events` are all of one entry.
     pub fn tell(&self, events: &[Event]) {
+        let mut parked = self.parked.lock();
+        if parked.by_request.is_empty() {
+            return;
+        }
+        let mut grants: BTreeMap<Key, (Granted, Position)> = BTreeMap::new();
         for event in events {
-            let (lease, request, news) = match &event.kind {
+            match &event.kind {
                 EventKind::Granted {
                     lock,
                     lease,
@@ -93,48 +102,49 @@ impl Waiters {
                     ttl_ms,
                     remaining_ms,
                     ..
-                } => (
-                    *lease,
-                    request,
-                    News::Granted {
+                } if parked.by_request.contains_key(&(*lease, *request)) => {
+                    let grant = Grant {
                         lock: lock.clone(),
-                        mode: *mode,
                         token: *token,
-                        position: event.position,
-                        queued_position: *queued_position,
-                        ttl_ms: *ttl_ms,
-                        remaining_ms: *remaining_ms,
-                    },
-                ),
+                        mode: *mode,
+                    };
+                    let first = || {
+                        let granted = Granted {
+                            grants: Vec::new(),
+                            ttl_ms: *ttl_ms,
+                            remaining_ms: *remaining_ms,
+                            queued_position: *queued_position,
+                            repeated: false,
+                        };
+                        (granted, event.position)
+                    };
+                    let (granted, _) = grants.entry((*lease, *request)).or_insert_with(first);
+                    granted.grants.push(grant);
+                }
+                // Of several locks the first to be told of takes the request off: the others say
+                // the same.
                 EventKind::WaitEnded {
                     lease,
                     request,
                     reason,
                     ..
-                } => (
-                    *lease,
-                    request,
-                    News::Ended {
+                } => parked.tell(
+                    (*lease, *request),
+                    &News::Ended {
                         reason: *reason,
                         position: event.position,
                     },
                 ),
-                EventKind::Queued { .. }
+                EventKind::Granted { .. }
+                | EventKind::Queued { .. }
                 | EventKind::Released { .. }
                 | EventKind::Expired { .. }
                 | EventKind::Forced { .. }
-                | EventKind::Updated { .. } => continue,
-            };
-            let mut parked = self.parked.lock();
-            if parked.by_request.is_empty() {
-                return;
+                | EventKind::Updated { .. } => {}
             }
-            let told = parked.by_request.remove(&(lease, *request));
-            drop(parked);
-            for (_, tell) in told.into_iter().flatten() {
-                // A request whose client is gone has left, or is about to.
-                let _ = tell.send(news.clone());
-            }
+        }
+        for (key, (granted, position)) in grants {
+            parked.tell(key, &News::Granted { granted, position });
         }
     }
 
@@ -172,6 +182,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use lock_model::{LockName, Mode, Owner, Token};
+
     use super::*;
 
     fn ended(lease: LeaseId, request: &RequestId) -> Event {
@@ -207,6 +219,34 @@ mod tests {
         assert!(other.news.try_recv().is_err());
         waiters.look_again();
         assert_eq!(other.news().await, News::LookAgain);
+    }
+
+    #[tokio::test]
+    async fn a_request_for_several_locks_hears_of_all_of_them_at_once() {
+        let waiters = Waiters::default();
+        let request = RequestId::new("r").unwrap();
+        let mut place = waiters.park(LeaseId([1; 16]), request);
+        let granted = |lock: &str, lease: u8, ordinal: u32| Event {
+            position: Position { index: 9, ordinal },
+            kind: EventKind::Granted {
+                lock: LockName::new(lock).unwrap(),
+                lease: LeaseId([lease; 16]),
+                owner: Owner::new("").unwrap(),
+                request,
+                mode: Mode::Exclusive,
+                token: Token(u64::from(ordinal)),
+                queued_position: Position::default(),
+                ttl_ms: 1,
+                remaining_ms: 1,
+            },
+        };
+        waiters.tell(&[granted("a", 1, 4), granted("x", 2, 5), granted("b", 1, 6)]);
+        let News::Granted { granted, position } = place.news().await else {
+            panic!("no grant");
+        };
+        assert_eq!(position.ordinal, 4);
+        let tokens: Vec<_> = granted.grants.iter().map(|grant| grant.token.0).collect();
+        assert_eq!(tokens, [4, 6]);
     }
 
     #[test]

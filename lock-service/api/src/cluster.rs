@@ -156,6 +156,10 @@ pub struct VersionResponse {
     pub version: String,
     /// Version of the HTTP API.
     pub api_version: u32,
+    /// The newest rules of the lock table that this program knows. The cluster's may be raised to it
+    /// once every member's is as large.
+    #[serde(default)]
+    pub model_version_max: u32,
 }
 
 /// 200 answer of `GET /readyz`. A node that is not ready answers 503 with a problem.

@@ -107,29 +107,76 @@ mod tests {
         }
     }
 
+    fn targets(body: &str) -> Result<Vec<crate::Holding>, InvalidRequest> {
+        let request: AcquireRequest = decode_request(body.as_bytes())?;
+        let locks = request.targets()?;
+        locks.iter().map(crate::LockRequest::holding).collect()
+    }
+
     #[test]
-    fn what_this_version_does_not_serve_is_refused_by_name() {
-        for (extra, field) in [
-            (r#""locks":[{"name":"b"}]"#, "locks"),
-            (r#""permits":2"#, "permits"),
-            (r#""limit":2"#, "limit"),
-            (r#""lock_delay_ms":5"#, "lock_delay_ms"),
-            (r#""mode":"shared""#, "mode"),
-            (r#""mode":7"#, "mode"),
-            (r#""lock":"twice""#, "lock"),
+    fn modes_and_locks_that_do_not_fit_together_are_refused_by_field() {
+        for (body, field) in [
+            (r#"{"lock":"a","mode":"intent"}"#, "mode"),
+            (r#"{"lock":"a","mode":7}"#, "mode"),
+            (r#"{"lock":"a","lock":"twice"}"#, "lock"),
+            (r#"{"lock":"a","colour":"red"}"#, "colour"),
+            (r#"{"lock":"a","locks":[{"name":"b"}]}"#, "locks"),
+            (r#"{"locks":[]}"#, "locks"),
+            (
+                r#"{"locks":[{"name":"b"},{"name":"b","mode":"shared"}]}"#,
+                "locks",
+            ),
+            (r#"{"locks":[{"name":"b"}],"mode":"shared"}"#, "mode"),
+            (r#"{"locks":[{"name":"b"}],"limit":2}"#, "limit"),
+            (
+                r#"{"locks":[{"name":"b","mode":"intent"}]}"#,
+                "locks[0].mode",
+            ),
+            (r#"{"locks":[{"name":"b","permits":1}]}"#, "permits"),
+            (r#"{"lock":"a","permits":2}"#, "permits"),
+            (r#"{"lock":"a","mode":"shared","limit":2}"#, "limit"),
+            (r#"{"lock":"a","mode":"permits"}"#, "limit"),
+            (r#"{"lock":"a","mode":"permits","limit":0}"#, "limit"),
+            (
+                r#"{"lock":"a","mode":"permits","limit":2,"permits":3}"#,
+                "permits",
+            ),
+            (
+                r#"{"lock":"a","mode":"permits","limit":2,"permits":0}"#,
+                "permits",
+            ),
+            (r#"{"lock":"a","lock_delay_ms":-5}"#, "lock_delay_ms"),
         ] {
-            let error = refused::<AcquireRequest>(&format!(r#"{{"lock":"a",{extra}}}"#));
-            assert_eq!(error.field.as_deref(), Some(field), "{error}");
-            assert!(error.detail.contains(field), "{error}");
+            let error = targets(body).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(field), "{body}: {error}");
         }
-        let body = br#"{"lock":"a","mode":"exclusive"}"#;
-        assert!(decode_request::<AcquireRequest>(body).is_ok());
+    }
+
+    #[test]
+    fn one_lock_or_several_of_any_modes_can_be_asked_for() {
+        use crate::Holding::{Exclusive, Permits, Shared};
+        for (body, expected) in [
+            (r#"{"lock":"a"}"#, vec![Exclusive]),
+            (r#"{"lock":"a","mode":"exclusive"}"#, vec![Exclusive]),
+            (
+                r#"{"lock":"a","mode":"permits","limit":2}"#,
+                vec![Permits {
+                    permits: 1,
+                    limit: 2,
+                }],
+            ),
+            (
+                r#"{"locks":[{"name":"b","mode":"shared"},{"name":"a"}]}"#,
+                vec![Shared, Exclusive],
+            ),
+        ] {
+            assert_eq!(targets(body).unwrap(), expected, "{body}");
+        }
     }
 
     #[test]
     fn bad_names_and_secrets_are_refused_by_field() {
         for (body, field) in [
-            (r#"{}"#.to_owned(), "lock"),
             (r#"{"lock":""}"#.to_owned(), "lock"),
             (r#"{"lock":"a\nb"}"#.to_owned(), "lock"),
             (format!(r#"{{"lock":"{}"}}"#, "a".repeat(513)), "lock"),

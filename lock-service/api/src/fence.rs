@@ -59,3 +59,47 @@ impl FenceVerdict {
         }
     }
 }
+
+/// Body of `POST /v1/fence`: several checks at one position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FenceBatchRequest {
+    /// What to check, 1 to [`MAX_FENCE_CHECKS`](crate::MAX_FENCE_CHECKS).
+    pub checks: Vec<FenceCheck>,
+    /// How fresh the answer must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// A token to check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FenceCheck {
+    /// The lock.
+    pub lock: LockName,
+    /// The token to check.
+    pub token: FencingToken,
+}
+
+/// 200 answer of `POST /v1/fence`, whatever the verdicts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceBatchResponse {
+    /// One answer for each check, in the order of the request.
+    pub answers: Vec<FenceAnswer>,
+    /// Position at which all of them were true.
+    pub position: Position,
+    /// With `consistency=stale`: how old the answer may be, in milliseconds, when the node knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_by_ms: Option<u64>,
+}
+
+/// What is known of one token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceAnswer {
+    /// What is known.
+    pub verdict: FenceVerdict,
+    /// The lock.
+    pub lock: LockName,
+    /// The token that was asked about.
+    pub token: FencingToken,
+}

@@ -1,10 +1,14 @@
 //! Leases: renew, create, revoke, list, inspect.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::locks::Consistency;
 use crate::number::positive_ms;
-use crate::{FencingToken, LeaseId, LeaseSecret, LockMode, LockName, Owner, Position, Problem};
+use crate::{
+    FencingToken, LeaseId, LeaseSecret, LockMode, LockName, Owner, Position, Problem, RequestId,
+};
 
 /// Body of `POST /v1/renew`: exactly one of `lease` and `leases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub struct Renewal {
     pub remaining_ms: u64,
     /// What the lease holds.
     pub holds: Vec<LeaseHold>,
+    /// Ids of its requests that wait, in the order of queueing.
+    #[serde(default)]
+    pub waits: Vec<RequestId>,
 }
 
 /// 200 answer of `POST /v1/renew` with `lease`. An ended lease answers 409 `lease_ended`, one that
@@ -97,6 +104,9 @@ pub struct CreateLeaseRequest {
     /// Who takes the lease, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// What else is to be said about it, for people and tools: names and values, 4 KiB together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// 200 answer of `POST /v1/leases`.
@@ -119,12 +129,21 @@ pub struct LeaseCreatedResponse {
     pub warning: Option<String>,
 }
 
-/// Body of `POST /v1/leases/revoke`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Body of `POST /v1/leases/revoke`: exactly one of `lease` and `lease_id`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeLeaseRequest {
-    /// Secret of the lease to end.
-    pub lease: LeaseSecret,
+    /// Secret of the lease to end: all that it holds is free at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseSecret>,
+    /// Id of the lease to end, for administrators: all that it holds is held back until the lease's
+    /// deadline and its lock delays have passed, because its owner may not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_id: Option<LeaseId>,
+    /// With `lease_id`: `true` to free everything at once. Safe only when the old holder is known to
+    /// have stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<bool>,
 }
 
 /// 200 answer of `POST /v1/leases/revoke`.
@@ -134,6 +153,13 @@ pub struct RevokeLeaseResponse {
     pub lease_id: LeaseId,
     /// Whether it was live until this request; `false` when it is a repeat.
     pub was_live: bool,
+    /// What it held until this request.
+    #[serde(default)]
+    pub released: Vec<LeaseHold>,
+    /// How long the last of these locks is held back, in milliseconds of cluster time; 0 when they
+    /// are free.
+    #[serde(default)]
+    pub held_back_ms: u64,
     /// Position of the revocation.
     pub position: Position,
 }
@@ -145,6 +171,12 @@ pub struct LeaseHold {
     pub lock: LockName,
     /// How it is held.
     pub mode: LockMode,
+    /// With the mode `permits`: how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
+    /// With the mode `permits`: how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     /// The grant's fencing token.
     pub token: FencingToken,
 }
@@ -154,8 +186,16 @@ pub struct LeaseHold {
 pub struct LeaseWait {
     /// The lock.
     pub lock: LockName,
+    /// The request that waits.
+    pub request_id: RequestId,
     /// How it would be held.
     pub mode: LockMode,
+    /// With the mode `permits`: how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
+    /// With the mode `permits`: how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     /// Position at which the request joined the queue.
     pub queued_position: Position,
     /// What is left of the wait, in milliseconds of cluster time.
@@ -170,6 +210,9 @@ pub struct LeaseView {
     /// Who took it.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// What else its maker said about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// TTL in milliseconds.
     pub ttl_ms: u64,
     /// What is left of it, in milliseconds of cluster time.

@@ -20,6 +20,7 @@
 mod acquire;
 mod cluster;
 mod decode;
+mod events;
 mod fence;
 mod headers;
 mod identity;
@@ -31,17 +32,24 @@ mod number;
 mod open_enum;
 mod paths;
 mod problem;
+mod settings;
 mod text;
 
-pub use acquire::{AcquireRequest, GrantedResponse, LockMode, QueuePlace, QueuedResponse};
-pub use acquire::{CancelRequest, CancelResponse, CancelResult};
+pub use acquire::{
+    AcquireRequest, GrantedResponse, Holding, LockMode, LockRequest, QueuePlace, QueuedResponse,
+};
+pub use acquire::{CancelRequest, CancelResponse, CancelResult, UpdateRequest, UpdateResponse};
 pub use acquire::{ReleaseRequest, ReleaseResponse, ReleasedToken};
 pub use cluster::{
     ClusterId, ClusterResponse, LeaderView, MemberRole, MemberView, NodeId, ReadyResponse,
     VersionResponse,
 };
 pub use decode::{InvalidRequest, decode_request};
-pub use fence::{FenceQuery, FenceResponse, FenceVerdict};
+pub use events::{EndReason, EventPosition, EventType, EventsQuery, LockEvent};
+pub use fence::{
+    FenceAnswer, FenceBatchRequest, FenceBatchResponse, FenceCheck, FenceQuery, FenceResponse,
+    FenceVerdict,
+};
 pub use headers::{
     JSON_CONTENT_TYPE, MIN_POSITION_HEADER, POSITION_HEADER, PROBLEM_CONTENT_TYPE, TIMEOUT_HEADER,
 };
@@ -53,11 +61,12 @@ pub use leases::{
 };
 pub use limits::{
     DEFAULT_HTTP_PORT, DEFAULT_PEER_PORT, DEFAULT_REQUEST_TIMEOUT_MS, DEFAULT_TTL_MS,
-    MAX_BODY_BYTES, MAX_HTTP_WAIT_MS, MAX_LEASES_PER_RENEW, MAX_PAGE_SIZE, MAX_TOKENS_PER_RELEASE,
-    TOMBSTONE_WINDOW_MS,
+    MAX_BODY_BYTES, MAX_FENCE_CHECKS, MAX_HTTP_WAIT_MS, MAX_LEASES_PER_RENEW,
+    MAX_LOCKS_PER_ACQUIRE, MAX_PAGE_SIZE, MAX_TOKENS_PER_RELEASE, TOMBSTONE_WINDOW_MS,
 };
 pub use locks::{
-    BlockReason, Consistency, HolderView, LockPage, LockResponse, LockView, LocksQuery, WaiterView,
+    BlockReason, Consistency, ForceReleaseRequest, ForceReleaseResponse, HolderView, LockDelay,
+    LockPage, LockResponse, LockView, LocksQuery, Obstacle, WaiterView,
 };
 pub use membership::{
     AddressRequest, FinishChangeRequest, InvalidMembershipVersion, MemberEntry, MemberRequest,
@@ -67,4 +76,7 @@ pub use membership::{
 pub use number::{FencingToken, InvalidPosition, Position};
 pub use paths::path;
 pub use problem::{ErrorCode, Outcome, Problem};
+pub use settings::{
+    ChangeSettingsRequest, ModelVersionRequest, ModelVersionResponse, Settings, SettingsResponse,
+};
 pub use text::{InvalidText, LockName, LockValue, Owner, RequestId};

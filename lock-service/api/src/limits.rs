@@ -18,6 +18,11 @@ pub const MAX_HTTP_WAIT_MS: u64 = 55_000;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Largest number of leases in one renew request.
 pub const MAX_LEASES_PER_RENEW: usize = 1_024;
+/// Largest number of locks in one acquire request. The setting `locks_per_lease_max` (1,000 by
+/// default) bounds it too.
+pub const MAX_LOCKS_PER_ACQUIRE: usize = 1_024;
+/// Largest number of checks in one fence request.
+pub const MAX_FENCE_CHECKS: usize = 1_024;
 /// Largest number of tokens in one release request.
 pub const MAX_TOKENS_PER_RELEASE: usize = 1_024;
 /// Largest (and default) number of entries in one page of a listing.

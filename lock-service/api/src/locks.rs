@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::open_enum::open_enum;
-use crate::{FencingToken, LeaseId, LockMode, LockName, LockValue, Owner, Position};
+use crate::{
+    FencingToken, LeaseHold, LeaseId, LockMode, LockName, LockValue, Owner, Position, RequestId,
+};
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,6 +63,9 @@ pub struct HolderView {
     pub lease_id: LeaseId,
     /// How the lock is held.
     pub mode: LockMode,
+    /// With the mode `permits`: how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
     /// The grant's fencing token.
     pub token: FencingToken,
     /// The holder's value.
@@ -82,12 +87,48 @@ pub struct WaiterView {
     pub owner: Option<Owner>,
     /// Id of the lease.
     pub lease_id: LeaseId,
+    /// The request that waits.
+    pub request_id: RequestId,
     /// How the lock would be held.
     pub mode: LockMode,
+    /// With the mode `permits`: how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
     /// Position at which the request joined the queue.
     pub queued_position: Position,
     /// What is left of the wait, in milliseconds of cluster time.
     pub wait_remaining_ms: u64,
+}
+
+/// What keeps the first in a queue from being granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// The lock that it cannot have: not always the one that was asked about, when it waits for
+    /// several.
+    pub lock: LockName,
+    /// Why it cannot have it.
+    pub reason: BlockReason,
+    /// Who holds that lock, when somebody does: one of them, when they are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_owner: Option<Owner>,
+    /// Id of the lease that holds that lock, when one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_lease_id: Option<LeaseId>,
+    /// How long that goes on unless it ends before, in milliseconds of cluster time, when that is
+    /// known: a delay, or being held back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// All of this as a sentence for people.
+    pub detail: String,
+}
+
+/// A lock that cannot be granted to anybody for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockDelay {
+    /// `delayed` or `held_back`.
+    pub reason: BlockReason,
+    /// How long yet, in milliseconds of cluster time.
+    pub remaining_ms: u64,
 }
 
 /// A lock, its holders and its queue.
@@ -95,6 +136,9 @@ pub struct WaiterView {
 pub struct LockView {
     /// The lock.
     pub lock: LockName,
+    /// How many permits it has; absent unless it is held or waited for by permits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     /// Who holds it; empty when it is free.
     pub holders: Vec<HolderView>,
     /// Who waits for it, first come first.
@@ -103,6 +147,45 @@ pub struct LockView {
     /// absent when the lock is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_by: Option<BlockReason>,
+    /// Why the first in the queue waits, in full; absent when nobody waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_waits_for: Option<Obstacle>,
+    /// Why nobody can be granted it for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<LockDelay>,
+}
+
+/// Body of `POST /v1/locks/force-release`. It names lock, token and lease, so that it cannot hit the
+/// next holder or a fellow sharer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForceReleaseRequest {
+    /// The lock.
+    pub lock: LockName,
+    /// The token that it is held under.
+    pub token: FencingToken,
+    /// Id of the lease that holds it. The whole lease ends, with all else that it holds.
+    pub lease_id: LeaseId,
+    /// `true` to free everything at once. Otherwise all that the lease held is held back until the
+    /// lease's deadline and its lock delays have passed, because the old holder may not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<bool>,
+}
+
+/// 200 answer of `POST /v1/locks/force-release`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForceReleaseResponse {
+    /// Id of the lease that has ended.
+    pub lease_id: LeaseId,
+    /// Whether it was live until this request; `false` when it is a repeat.
+    pub was_live: bool,
+    /// What it held until this request.
+    pub released: Vec<LeaseHold>,
+    /// How long the last of these locks is held back, in milliseconds of cluster time; 0 when they
+    /// are free.
+    pub held_back_ms: u64,
+    /// Position of the release.
+    pub position: Position,
 }
 
 /// 200 answer of `GET /v1/locks?name=`.

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::locks::BlockReason;
 use crate::open_enum::open_enum;
-use crate::{FencingToken, LeaseId, LeaseSecret, LockName, Owner, Position, RequestId};
+use crate::{
+    EventPosition, FencingToken, LeaseId, LeaseSecret, LockName, Owner, Position, RequestId,
+};
 
 open_enum! {
     /// What went wrong, for programs. Append-only.
@@ -39,6 +41,8 @@ open_enum! {
         LeaseEnded = "lease_ended",
         /// 409: the wait ended without a grant.
         WaitTimeout = "wait_timeout",
+        /// 410: the events behind this position are not kept any more, or it is of another cluster.
+        PositionGone = "position_gone",
         /// 413: the body is too large.
         TooLarge = "too_large",
         /// 415: the body's content type is not `application/json`.
@@ -94,6 +98,7 @@ impl ErrorCode {
             | Self::MembershipChanged
             | Self::MemberNotReady
             | Self::ChangeRefused => 409,
+            Self::PositionGone => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Internal | Self::Other(_) => 500,
@@ -147,6 +152,7 @@ impl ErrorCode {
             Self::GrantEnded => "The grant has ended",
             Self::LeaseEnded => "The lease has ended",
             Self::WaitTimeout => "The wait ended without a grant",
+            Self::PositionGone => "The position is gone",
             Self::TooLarge => "The body is too large",
             Self::UnsupportedMediaType => "The content type is not supported",
             Self::Internal => "The server failed",
@@ -254,6 +260,9 @@ pub struct Problem {
     /// Position of the refusal, when it went through the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// The oldest position behind which all events are kept (`position_gone`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_position: Option<EventPosition>,
 }
 
 impl Problem {
@@ -279,6 +288,7 @@ impl Problem {
             request_id: None,
             retry_after_ms: None,
             position: None,
+            oldest_position: None,
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use lock_api::{
-    AcquireRequest, DEFAULT_TTL_MS, GrantedResponse, LeaseSecret, LockName, LockValue,
-    MAX_HTTP_WAIT_MS, Owner, QueuedResponse, RequestId, path,
+    AcquireRequest, DEFAULT_TTL_MS, FencingToken, GrantedResponse, LeaseSecret, LockName,
+    LockValue, MAX_HTTP_WAIT_MS, Owner, QueuedResponse, RequestId, path,
 };
 
 use crate::call::{AttemptLimit, Effect, Ids};
@@ -95,6 +95,8 @@ impl LockOptions {
 pub struct Acquired {
     /// The cluster's answer.
     pub granted: GrantedResponse,
+    /// The lock's fencing token.
+    pub token: FencingToken,
     /// When the sending that was answered began.
     pub sent: BootTime,
     /// Whether the lock was granted at once, to the first sending that can have had an effect. Only
@@ -117,14 +119,14 @@ impl Client {
     /// request may wait or hold; repeat it, or [`Client::cancel`] it.
     pub async fn acquire(&self, options: &LockOptions) -> Result<Acquired, Error> {
         let body = AcquireRequest {
-            lock: options.lock.clone(),
-            mode: None,
+            lock: Some(options.lock.clone()),
             lease: Some(options.lease.clone()),
             ttl_ms: Some(whole_milliseconds(options.ttl)),
             owner: options.owner.clone(),
             wait_ms: whole_milliseconds(options.wait),
             value: options.value.clone(),
             request_id: Some(options.request_id.clone()),
+            ..AcquireRequest::default()
         };
         let request = Request::post(path::ACQUIRE, &body)?;
         let ids = Ids {
@@ -156,10 +158,16 @@ impl Client {
             }
             match serde_json::from_slice::<GrantedResponse>(&answer.reply.body) {
                 Ok(granted) => {
+                    let Some(token) = granted.token else {
+                        let reason = "the answer has no token".to_owned();
+                        call.unreadable(answer.sent, reason).await?;
+                        continue;
+                    };
                     let at_once =
                         answer.first_sending && granted.position == granted.queued_position;
                     return Ok(Acquired {
                         granted,
+                        token,
                         sent: answer.sent,
                         at_once,
                     });

@@ -280,6 +280,7 @@ impl Client {
             lease: Some(lease.clone()),
             ttl_ms: Some(whole_milliseconds(ttl)),
             owner,
+            ..CreateLeaseRequest::default()
         };
         self.write(path::LEASES, &body, Some(&lease), None).await
     }
@@ -293,7 +294,8 @@ impl Client {
     /// Cancellation safe: if the future is dropped the lease may or may not have ended.
     pub async fn revoke_lease(&self, lease: &LeaseSecret) -> Result<RevokeLeaseResponse, Error> {
         let body = RevokeLeaseRequest {
-            lease: lease.clone(),
+            lease: Some(lease.clone()),
+            ..RevokeLeaseRequest::default()
         };
         self.write(path::REVOKE_LEASE, &body, Some(lease), None)
             .await

@@ -103,13 +103,13 @@ impl Client {
                 return Err(error);
             }
         };
-        let granted = acquired.granted;
+        let (granted, token) = (acquired.granted, acquired.token);
         let ttl = Duration::from_millis(granted.ttl_ms);
         check_ttl(ttl, options.stop_time)?;
         let mut hold = Hold {
             client: self.clone(),
             lease: options.lease.clone(),
-            token: granted.token,
+            token,
             stop_time: options.stop_time,
             renew_at: acquired.sent + renewal_period(ttl, granted.renew_after_ms),
             deadline: rule::local_deadline(acquired.sent, ttl, options.stop_time),
@@ -149,8 +149,8 @@ impl Client {
         });
         Ok(HeldLock {
             client: self.clone(),
-            lock: granted.lock,
-            token: granted.token,
+            lock: options.lock,
+            token,
             lease: options.lease,
             ttl,
             state,

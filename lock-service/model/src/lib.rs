@@ -144,7 +144,8 @@ pub use outcome::{
     Cancelled, Grant, Granted, Outcome, Queued, Released, Renewal, Renewed, Response,
 };
 pub use read::{
-    Counts, DelayView, Fence, HolderView, LeaseView, LockView, ObstacleView, WaitView, WaiterView,
+    Counts, DelayView, Fence, HolderView, LeaseView, LockView, ObstacleView, QueuePlace, WaitView,
+    WaiterView,
 };
 pub use refusal::{Field, Limit, LockHeldReason, Refusal};
 pub use settings::{Settings, SettingsError};

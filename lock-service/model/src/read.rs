@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::state::{DelayReason, Held, Hold, Lease, Lock, LockTable, Wait};
 use crate::{
-    ClusterId, Event, Grant, LeaseId, LockHeldReason, LockName, Metadata, Mode, ModelVersion,
-    Origin, Owner, Position, RequestId, Settings, Timestamp, Token, Value,
+    ClusterId, Event, Grant, LeaseId, LockHeldReason, LockName, LockRequest, Metadata, Mode,
+    ModelVersion, Origin, Owner, Position, RequestId, Settings, Timestamp, Token, Value,
 };
 
 /// A lock that somebody holds or waits for, or whose delay runs.
@@ -108,12 +108,21 @@ pub struct LeaseView {
 pub struct WaitView {
     /// The request.
     pub request: RequestId,
-    /// Its locks.
-    pub locks: Vec<LockName>,
+    /// Its locks, and how they are to be held.
+    pub locks: Vec<LockRequest>,
     /// Where it entered the queue.
     pub queued_position: Position,
     /// Until when it waits, in cluster time.
     pub deadline: Timestamp,
+}
+
+/// A place in the queue of a lock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueuePlace {
+    /// How many wait before it.
+    pub ahead: u64,
+    /// How many wait at all.
+    pub length: u64,
 }
 
 /// What a fencing token is worth.
@@ -232,6 +241,19 @@ impl LockTable {
             .and_then(|lock| self.view_lock(name, lock))
     }
 
+    /// Where the request that entered at `queued_position` stands in the queue of a lock; overdue
+    /// waits that are not ended yet count.
+    #[must_use]
+    pub fn place_in_queue(&self, name: &LockName, queued_position: Position) -> QueuePlace {
+        match self.locks.get(name) {
+            None => QueuePlace::default(),
+            Some(lock) => QueuePlace {
+                ahead: lock.queue.rank(&queued_position) as u64,
+                length: lock.queue.len() as u64,
+            },
+        }
+    }
+
     /// The locks whose names start with `prefix`, in name order, from behind the name `after`.
     pub fn locks<'a>(
         &'a self,
@@ -338,11 +360,7 @@ impl LockTable {
             let wait = self.live_wait(waiting.queued_position)?;
             Some(WaitView {
                 request: wait.request,
-                locks: wait
-                    .locks
-                    .iter()
-                    .map(|request| request.lock.clone())
-                    .collect(),
+                locks: wait.locks.to_vec(),
                 queued_position: waiting.queued_position,
                 deadline: wait.deadline,
             })

@@ -1,4 +1,4 @@
-//! Take a lock, give it back, give up waiting for it.
+//! Take a lock, give it back, give up waiting for it, change what it shows.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use lock_api::{
     AcquireRequest, CancelRequest, MAX_HTTP_WAIT_MS, MAX_TOKENS_PER_RELEASE, ReleaseRequest,
+    UpdateRequest,
 };
 
 use super::extract::{JsonBody, Terms};
@@ -22,7 +23,10 @@ pub async fn acquire(
     terms: Terms,
     JsonBody(request): JsonBody<AcquireRequest>,
 ) -> Reply {
-    caller.check(Role::Lock, request.lock.as_str())?;
+    let targets = request.targets()?;
+    for target in &targets {
+        caller.check(Role::Lock, target.name.as_str())?;
+    }
     // The wait comes on top of the time-out, unless the client set one that is to cover both; then
     // its end answers 202 while the request keeps its place.
     let wait = Duration::from_millis(request.wait_ms.min(MAX_HTTP_WAIT_MS));
@@ -32,7 +36,7 @@ pub async fn acquire(
     };
     let acquired = app
         .service()?
-        .acquire(request, terms.timeout, answer_deadline)
+        .acquire(request, &targets, terms.timeout, answer_deadline)
         .await?;
     Ok(match acquired {
         Acquired::Granted(granted) => reply(granted.position, granted),
@@ -64,6 +68,18 @@ pub async fn release(
         .release(&request.lease, tokens, terms.deadline())
         .await?;
     Ok(reply(released.position, released))
+}
+
+/// `POST /v1/update`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    terms: Terms,
+    JsonBody(request): JsonBody<UpdateRequest>,
+) -> Reply {
+    caller.check_somewhere(Role::Lock)?;
+    let updated = app.service()?.update(&request, terms.deadline()).await?;
+    Ok(reply(updated.position, updated))
 }
 
 /// `POST /v1/cancel`

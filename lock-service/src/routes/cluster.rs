@@ -106,5 +106,6 @@ pub async fn version() -> Json<VersionResponse> {
         program: "palisaded".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         api_version: 1,
+        model_version_max: lock_model::ModelVersion::LATEST.into(),
     })
 }

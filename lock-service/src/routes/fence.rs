@@ -3,12 +3,16 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use lock_api::{FenceQuery, FenceResponse, FenceVerdict};
+use lock_api::{
+    FenceAnswer, FenceBatchRequest, FenceBatchResponse, FenceQuery, FenceResponse, FenceVerdict,
+    MAX_FENCE_CHECKS,
+};
 use lock_model::{Fence, Token};
 
-use super::extract::{Terms, UrlQuery};
+use super::extract::{JsonBody, Terms, UrlQuery};
 use super::{App, Reply, fresh, reply};
 use crate::auth::{Caller, Role};
+use crate::problem::{Failure, invalid};
 use crate::service::wire;
 
 /// `GET /v1/fence`
@@ -26,11 +30,7 @@ pub async fn fence(
         let fence = table.fence(&lock, Token(query.token.0));
         (fence, wire::position(table.last_position()))
     });
-    let verdict = match fence {
-        Fence::Current => FenceVerdict::Current,
-        Fence::Superseded => FenceVerdict::Superseded,
-        Fence::Unknown => FenceVerdict::Unknown,
-    };
+    let verdict = verdict(fence);
     let status = StatusCode::from_u16(verdict.status()).unwrap_or(StatusCode::NOT_FOUND);
     let body = FenceResponse {
         verdict,
@@ -40,4 +40,54 @@ pub async fn fence(
         stale_by_ms,
     };
     Ok((status, reply(position, body)).into_response())
+}
+
+/// `POST /v1/fence`
+pub async fn fence_batch(
+    State(app): State<App>,
+    caller: Caller,
+    terms: Terms,
+    JsonBody(request): JsonBody<FenceBatchRequest>,
+) -> Reply {
+    let checks = request.checks;
+    if !(1..=MAX_FENCE_CHECKS).contains(&checks.len()) {
+        let detail = format!("`checks`: expected 1 to {MAX_FENCE_CHECKS} of them");
+        return Err(invalid(Some("checks"), detail));
+    }
+    for check in &checks {
+        caller.check(Role::Read, check.lock.as_str())?;
+    }
+    let of_model = checks
+        .iter()
+        .map(|check| Ok((wire::model_lock(&check.lock)?, Token(check.token.0))))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let (service, stale_by_ms) = fresh(&app, &terms, request.consistency).await?;
+    let (fences, position) = service.node().read(|machine| {
+        let table = &machine.table;
+        let fence = |(lock, token): &(_, _)| table.fence(lock, *token);
+        let fences: Vec<Fence> = of_model.iter().map(fence).collect();
+        (fences, wire::position(table.last_position()))
+    });
+    let answers = checks
+        .into_iter()
+        .zip(fences)
+        .map(|(check, fence)| FenceAnswer {
+            verdict: verdict(fence),
+            lock: check.lock,
+            token: check.token,
+        });
+    let body = FenceBatchResponse {
+        answers: answers.collect(),
+        position,
+        stale_by_ms,
+    };
+    Ok(reply(position, body))
+}
+
+fn verdict(fence: Fence) -> FenceVerdict {
+    match fence {
+        Fence::Current => FenceVerdict::Current,
+        Fence::Superseded => FenceVerdict::Superseded,
+        Fence::Unknown => FenceVerdict::Unknown,
+    }
 }

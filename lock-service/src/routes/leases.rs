@@ -1,11 +1,13 @@
 //! Leases: renew, make, end, list, inspect.
 
+use std::time::Instant;
+
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use lock_api::{
     CreateLeaseRequest, ErrorCode, LeaseId, LeasePage, LeaseQuery, LeaseResponse, LeaseView,
-    LeaseWait, LeasesQuery, LockMode, MAX_LEASES_PER_RENEW, MAX_PAGE_SIZE, Problem,
-    RenewManyResponse, RenewRequest, RenewResponse, RevokeLeaseRequest,
+    LeaseWait, LeasesQuery, MAX_LEASES_PER_RENEW, MAX_PAGE_SIZE, Problem, RenewManyResponse,
+    RenewRequest, RenewResponse, RevokeLeaseRequest,
 };
 use lock_model::{Origin, Timestamp};
 
@@ -13,7 +15,7 @@ use super::extract::{JsonBody, Terms, UrlQuery};
 use super::{App, Reply, fresh, reply};
 use crate::auth::{Caller, Role};
 use crate::problem::{Failure, invalid};
-use crate::service::wire;
+use crate::service::{Service, wire};
 
 /// `POST /v1/renew`
 pub async fn renew(
@@ -78,12 +80,63 @@ pub async fn revoke(
     terms: Terms,
     JsonBody(request): JsonBody<RevokeLeaseRequest>,
 ) -> Reply {
-    caller.check_somewhere(Role::Lock)?;
-    let revoked = app
-        .service()?
-        .revoke(&request.lease, terms.deadline())
-        .await?;
+    let deadline = terms.deadline();
+    let revoked = match (&request.lease, request.lease_id) {
+        (Some(secret), None) => {
+            caller.check_somewhere(Role::Lock)?;
+            if request.now.is_some() {
+                let detail = "`now`: only with `lease_id`; whoever has the secret frees at once";
+                return Err(invalid(Some("now"), detail));
+            }
+            app.service()?.revoke(secret, deadline).await?
+        }
+        (None, Some(id)) => {
+            caller.check_somewhere(Role::Admin)?;
+            let service = app.service()?;
+            may_end(service, &caller, id, deadline).await?;
+            let now = request.now.unwrap_or(false);
+            let revoked = service.revoke_by_id(id, now, deadline).await;
+            audit(&caller, "revoke by id", id, now, revoked.as_ref().err());
+            revoked?
+        }
+        (None, None) | (Some(_), Some(_)) => {
+            let detail = "`lease`: send either `lease` or, as administrator, `lease_id`";
+            return Err(invalid(Some("lease"), detail));
+        }
+    };
     Ok(reply(revoked.position, revoked))
+}
+
+/// Refuses a caller who does not administer all that the lease holds and waits for, as it is now.
+/// What it takes a moment later is not looked at.
+pub(super) async fn may_end(
+    service: &Service,
+    caller: &Caller,
+    lease: LeaseId,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    for lock in service.locks_of(lease, deadline).await? {
+        caller.check(Role::Admin, lock.as_str())?;
+    }
+    Ok(())
+}
+
+/// Who ended what somebody else held, for the log.
+pub(super) fn audit(
+    caller: &Caller,
+    what: &str,
+    lease: LeaseId,
+    now: bool,
+    failure: Option<&Failure>,
+) {
+    let by = caller.name();
+    match failure {
+        None => tracing::warn!(target: "audit", by, what, %lease, now, "done"),
+        Some(failure) => {
+            let code = failure.0.code.as_str();
+            tracing::warn!(target: "audit", by, what, %lease, now, code, "failed");
+        }
+    }
 }
 
 /// `GET /v1/leases`
@@ -175,10 +228,14 @@ pub(super) fn page_size(asked: Option<u64>) -> Result<usize, Failure> {
 
 fn view(lease: &lock_model::LeaseView, clock: Timestamp) -> LeaseView {
     let waits = lease.waits.iter().flat_map(|wait| {
-        wait.locks.iter().filter_map(move |lock| {
+        wait.locks.iter().filter_map(move |request| {
+            let (mode, permits) = wire::mode(request.mode);
             Some(LeaseWait {
-                lock: wire::lock_name(lock)?,
-                mode: LockMode::Exclusive,
+                lock: wire::lock_name(&request.lock)?,
+                request_id: wire::request_id(&wait.request)?,
+                mode,
+                permits,
+                limit: request.mode.limit(),
                 queued_position: wire::position(wait.queued_position),
                 wait_remaining_ms: clock.ms_until(wait.deadline),
             })
@@ -187,6 +244,7 @@ fn view(lease: &lock_model::LeaseView, clock: Timestamp) -> LeaseView {
     LeaseView {
         lease_id: wire::lease_id(lease.lease),
         owner: wire::owner(&lease.owner),
+        metadata: wire::metadata(&lease.metadata),
         ttl_ms: lease.ttl_ms,
         remaining_ms: clock.ms_until(lease.deadline),
         explicit: lease.origin == Origin::Explicit,

@@ -2,16 +2,16 @@
 
 use axum::extract::State;
 use lock_api::{
-    BlockReason, FencingToken, HolderView, LockMode, LockPage, LockResponse, LockValue, LockView,
-    LocksQuery, WaiterView,
+    BlockReason, ForceReleaseRequest, HolderView, LockDelay, LockPage, LockResponse, LockView,
+    LocksQuery, Obstacle, WaiterView,
 };
-use lock_model::Timestamp;
+use lock_model::{LockHeldReason, ObstacleView, Timestamp};
 
-use super::extract::{Terms, UrlQuery};
-use super::leases::page_size;
+use super::extract::{JsonBody, Terms, UrlQuery};
+use super::leases::{audit, may_end, page_size};
 use super::{App, Reply, fresh, reply};
 use crate::auth::{Caller, Role};
-use crate::problem::invalid;
+use crate::problem::{invalid, why_not_free};
 use crate::service::wire;
 
 /// `GET /v1/locks?name=` and `GET /v1/locks?prefix=`
@@ -50,9 +50,12 @@ pub async fn locks(
         });
         let lock = lock.unwrap_or(LockView {
             lock: asked,
+            limit: None,
             holders: Vec::new(),
             queue: Vec::new(),
             blocked_by: None,
+            first_waits_for: None,
+            delay: None,
         });
         let response = LockResponse {
             lock,
@@ -83,40 +86,96 @@ pub async fn locks(
     Ok(reply(position, page))
 }
 
+/// `POST /v1/locks/force-release`
+pub async fn force_release(
+    State(app): State<App>,
+    caller: Caller,
+    terms: Terms,
+    JsonBody(request): JsonBody<ForceReleaseRequest>,
+) -> Reply {
+    caller.check(Role::Admin, request.lock.as_str())?;
+    let service = app.service()?;
+    may_end(service, &caller, request.lease_id, terms.deadline()).await?;
+    let released = service.force_release(&request, terms.deadline()).await;
+    let what = format!("force release of {}, token {}", request.lock, request.token);
+    let now = request.now.unwrap_or(false);
+    audit(
+        &caller,
+        &what,
+        request.lease_id,
+        now,
+        released.as_ref().err(),
+    );
+    let released = released?;
+    Ok(reply(released.position, released))
+}
+
 fn view(lock: &lock_model::LockView, clock: Timestamp) -> Option<LockView> {
-    let blocked_by = match (lock.holders.is_empty(), lock.queue.is_empty()) {
-        (false, _) => Some(BlockReason::Held),
-        (true, false) => Some(BlockReason::Queued),
-        (true, true) => None,
-    };
-    let queue = lock
-        .queue
-        .iter()
-        .zip(1..)
-        .map(|(waiter, place)| WaiterView {
+    let queue = lock.queue.iter().zip(1..).filter_map(|(waiter, place)| {
+        let (mode, permits) = wire::mode(waiter.mode);
+        Some(WaiterView {
             place,
             owner: wire::owner(&waiter.owner),
             lease_id: wire::lease_id(waiter.lease),
-            mode: LockMode::Exclusive,
+            request_id: wire::request_id(&waiter.request)?,
+            mode,
+            permits,
             queued_position: wire::position(waiter.queued_position),
             wait_remaining_ms: clock.ms_until(waiter.deadline),
-        });
-    let holders = lock.holders.iter().map(|holder| HolderView {
-        owner: wire::owner(&holder.owner),
-        lease_id: wire::lease_id(holder.lease),
-        mode: LockMode::Exclusive,
-        token: FencingToken(holder.token.0),
-        value: holder
-            .value
-            .as_ref()
-            .and_then(|value| LockValue::new(value.as_str()).ok()),
-        age_ms: holder.granted_at.ms_until(clock),
-        remaining_ms: clock.ms_until(holder.deadline),
+        })
     });
+    let holders = lock.holders.iter().map(|holder| {
+        let (mode, permits) = wire::mode(holder.mode);
+        HolderView {
+            owner: wire::owner(&holder.owner),
+            lease_id: wire::lease_id(holder.lease),
+            mode,
+            permits,
+            token: wire::token(holder.token),
+            value: wire::value(holder.value.as_ref()),
+            age_ms: holder.granted_at.ms_until(clock),
+            remaining_ms: clock.ms_until(holder.deadline),
+        }
+    });
+    let delay = lock.delay.map(|delay| LockDelay {
+        reason: match delay.is_held_back {
+            true => BlockReason::HeldBack,
+            false => BlockReason::Delayed,
+        },
+        remaining_ms: clock.ms_until(delay.until),
+    });
+    let first_waits_for = lock.first_waits_for.as_ref().and_then(obstacle);
+    let blocked_by = match (&first_waits_for, lock.holders.is_empty(), &delay) {
+        (Some(obstacle), _, _) => Some(obstacle.reason.clone()),
+        (None, false, _) => Some(BlockReason::Held),
+        (None, true, Some(delay)) => Some(delay.reason.clone()),
+        (None, true, None) => (!lock.queue.is_empty()).then_some(BlockReason::Queued),
+    };
     Some(LockView {
         lock: wire::lock_name(&lock.lock)?,
+        limit: lock.limit,
         holders: holders.collect(),
         queue: queue.collect(),
         blocked_by,
+        first_waits_for,
+        delay,
+    })
+}
+
+fn obstacle(obstacle: &ObstacleView) -> Option<Obstacle> {
+    let (owner, lease, remaining_ms) = match &obstacle.reason {
+        LockHeldReason::Held { lease, owner } => (wire::owner(owner), Some(*lease), None),
+        LockHeldReason::Queued => (None, None, None),
+        LockHeldReason::Delayed { remaining_ms } | LockHeldReason::HeldBack { remaining_ms } => {
+            (None, None, Some(*remaining_ms))
+        }
+    };
+    Some(Obstacle {
+        lock: wire::lock_name(&obstacle.lock)?,
+        reason: wire::block_reason(&obstacle.reason),
+        holder_owner: owner,
+        holder_lease_id: lease.map(wire::lease_id),
+        remaining_ms,
+        detail: format!("{} {}", obstacle.lock, why_not_free(&obstacle.reason)),
     })
 }

@@ -11,6 +11,7 @@ mod leases;
 mod locks;
 mod membership;
 mod metrics;
+mod settings;
 
 use std::sync::{Arc, OnceLock};
 
@@ -103,17 +104,24 @@ pub fn router(app: App) -> Router {
         .route(path::TRANSFER, post(membership::transfer))
         .route(path::SNAPSHOT, post(membership::snapshot))
         .route(path::BACKUP, get(backup::backup))
+        .route(
+            path::SETTINGS,
+            get(settings::settings).post(settings::change_settings),
+        )
+        .route(path::MODEL_VERSION, post(settings::raise_model_version))
         .route_layer(from_fn_with_state(app.clone(), access::admins_only));
     Router::new()
         .route(path::ACQUIRE, post(acquire::acquire))
         .route(path::RELEASE, post(acquire::release))
         .route(path::CANCEL, post(acquire::cancel))
+        .route(path::UPDATE, post(acquire::update))
         .route(path::RENEW, post(leases::renew))
         .route(path::LEASES, post(leases::create).get(leases::list))
         .route(path::REVOKE_LEASE, post(leases::revoke))
         .route(&format!("{}/{{id}}", path::LEASES), get(leases::inspect))
         .route(path::LOCKS, get(locks::locks))
-        .route(path::FENCE, get(fence::fence))
+        .route(path::FORCE_RELEASE, post(locks::force_release))
+        .route(path::FENCE, get(fence::fence).post(fence::fence_batch))
         .route(path::CLUSTER, get(cluster::cluster))
         .route(path::METRICS, get(metrics::metrics))
         .merge(changes)

@@ -177,6 +177,7 @@ pub fn granted(request: &Request, at_once: bool) -> Reaction {
     let queued_position = if at_once { "7.0" } else { "5.0" };
     let body = json!({
         "granted": true, "lock": request.body["lock"], "token": TOKEN,
+        "locks": [{"lock": request.body["lock"], "mode": "exclusive", "token": TOKEN}],
         "lease": request.body["lease"], "lease_id": "0".repeat(32),
         "request_id": request.body["request_id"], "ttl_ms": ttl_ms,
         "renew_after_ms": ttl_ms / 10, "remaining_ms": ttl_ms,

@@ -374,7 +374,7 @@ fn check_lease(lease: &LeaseView, command: &Command, after: &LockTable) -> Resul
         let granted = wait
             .locks
             .iter()
-            .all(|lock| now.holds.iter().any(|hold| hold.lock == *lock));
+            .all(|lock| now.holds.iter().any(|hold| hold.lock == lock.lock));
         ensure(still || granted, || fail("a live lease lost its place"))?;
     }
     Ok(())
