@@ -12,12 +12,14 @@
 
 pub mod auth;
 pub mod clock;
+pub mod command_line;
 pub mod config;
 pub mod dev;
 mod https;
 mod machine;
 pub mod metrics;
 pub mod offline;
+pub mod planted;
 mod problem;
 mod renewals;
 pub mod restore;

@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use raft_core::{EntryContext, MachineError, Priority, SnapshotWriter, StateMachine};
 use tokio::sync::Notify;
 
-use crate::clock::AppliedClock;
+use crate::clock::{AppliedClock, unix_ms};
 use crate::metrics::grants;
+use crate::planted::{ServiceBug, is_planted};
 use crate::waiters::Waiters;
 
 /// Wakes the ticker when something falls due before it meant to look again.
@@ -83,6 +84,14 @@ impl LockMachine {
     }
 }
 
+/// The moment at which an entry with this stamp is applied: the stamp, but for a planted bug.
+fn now(stamp: u64) -> Timestamp {
+    match is_planted(ServiceBug::WallClockInApply) {
+        true => Timestamp(stamp.max(unix_ms())),
+        false => Timestamp(stamp),
+    }
+}
+
 impl StateMachine for LockMachine {
     type Command = Command;
     type Response = Outcome;
@@ -90,7 +99,7 @@ impl StateMachine for LockMachine {
     fn apply(&mut self, entry: EntryContext, command: Command) -> Result<Outcome, MachineError> {
         let at = Entry {
             index: entry.index,
-            now: Timestamp(entry.stamp),
+            now: now(entry.stamp),
         };
         let outcome = self.table.apply(at, &command);
         if let Response::Refused(refusal @ Refusal::EntryOutOfOrder { .. }) = &outcome.response {

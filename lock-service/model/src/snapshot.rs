@@ -20,6 +20,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::planted::{ModelBug, is_planted};
 use crate::ring::Ring;
 use crate::state::{Delay, Due, DueItem, Founding, Lease, LockTable, Tombstone, Wait};
 use crate::{
@@ -141,7 +142,8 @@ impl Frozen {
     /// # Errors
     /// When `to` fails. What was written then is no state.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
-        let table = &self.0;
+        let forgetful = forgetful(&self.0);
+        let table = forgetful.as_ref().unwrap_or(&self.0);
         to.write_all(&MAGIC)?;
         to.write_all(&FORMAT.to_le_bytes())?;
         let mut writer = Writer {
@@ -189,6 +191,43 @@ impl Frozen {
             .iter()
             .try_for_each(|event| writer.record(event))?;
         writer.record(&END)
+    }
+}
+
+/// What a snapshot holds instead of the table, where that is the planted bug.
+fn forgetful(table: &LockTable) -> Option<LockTable> {
+    let mut table = table.clone();
+    if is_planted(ModelBug::SnapshotWithoutTokenCounter) {
+        let held = table.leases.iter().flat_map(|(_, lease)| &lease.holds);
+        let largest = held.map(|hold| hold.token).max();
+        table.token_counter = largest.unwrap_or_default();
+        // They speak of larger tokens, and would not be believed.
+        forget_the_ended(&mut table);
+    } else if is_planted(ModelBug::SnapshotWithoutEndedGrants) {
+        forget_the_ended(&mut table);
+    } else if is_planted(ModelBug::SnapshotWithoutNewestEvent) {
+        let mut events: Vec<Event> = table.events.iter().cloned().collect();
+        events.pop();
+        table.events = Ring::after(table.events.forgotten());
+        events
+            .into_iter()
+            .for_each(|event| table.events.push(event));
+    } else {
+        return None;
+    }
+    Some(table)
+}
+
+fn forget_the_ended(table: &mut LockTable) {
+    let ended: Vec<LeaseId> = table.tombstones.iter().map(|(id, _)| *id).collect();
+    for id in ended {
+        table.remove_tombstone(id);
+    }
+    let live: Vec<LeaseId> = table.leases.iter().map(|(id, _)| *id).collect();
+    for id in live {
+        if let Some(lease) = table.lease_mut(id) {
+            (lease.decided, lease.last_grant) = Default::default();
+        }
     }
 }
 

@@ -77,6 +77,10 @@ pub enum SyncPolicy {
     Always,
     /// Nothing is synced. Acknowledged writes are lost when the machine stops.
     Never,
+    /// Entries are synced, votes are kept in memory only: a node that starts again may vote twice in
+    /// one term.
+    #[cfg(feature = "planted-bugs")]
+    ForgetVotes,
 }
 
 impl LogStore {

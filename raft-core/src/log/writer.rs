@@ -121,7 +121,9 @@ impl Writer {
             mark,
             durable,
             marked_at: Instant::now(),
-            sync: sync == SyncPolicy::Always,
+            sync: sync != SyncPolicy::Never,
+            #[cfg(feature = "planted-bugs")]
+            forget_votes: sync == SyncPolicy::ForgetVotes,
             written_committed: None,
             backlog: backlog.clone(),
             metrics: LogMetrics::new(),
@@ -197,6 +199,8 @@ struct WriterThread {
     durable: Durable,
     marked_at: Instant,
     sync: bool,
+    #[cfg(feature = "planted-bugs")]
+    forget_votes: bool,
     written_committed: Option<LogId>,
     backlog: Arc<Backlog>,
     metrics: LogMetrics,
@@ -281,6 +285,8 @@ impl WriterThread {
                     waiting.appends.push(callback);
                     needs_sync = true;
                 }
+                #[cfg(feature = "planted-bugs")]
+                Job::Vote { done, .. } if self.forget_votes => waiting.others.push(done),
                 Job::Vote { vote, done } => {
                     batch.put(keys::meta(keys::VOTE), codec::encode(&vote)?);
                     voted = Some(vote_rank(&vote));

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::Transition;
+use crate::planted::{ModelBug, is_planted};
 use crate::state::{Due, DueItem, Lock, LockTable};
 use crate::{Command, LeaseEnd, LeaseId, LockName, WaitEnd};
 
@@ -51,6 +52,7 @@ impl Transition<'_> {
         }
         match due.what {
             DueItem::Wait(queued_position) => self.end_wait(queued_position, WaitEnd::TimedOut),
+            DueItem::Lease(id) if self.stays_alive_to_wait(id) => {}
             DueItem::Lease(id) => {
                 self.end_lease(id, LeaseEnd::Expired, false);
             }
@@ -64,6 +66,25 @@ impl Transition<'_> {
                 self.table.dues.remove(&Due::new(due.at, DueItem::Hold));
             }
         }
+    }
+
+    /// Whether this lease waits and lives on for another TTL, where that is the planted bug.
+    fn stays_alive_to_wait(&mut self, id: LeaseId) -> bool {
+        if !is_planted(ModelBug::GrantToADeadLease) {
+            return false;
+        }
+        let later = self.table.clock;
+        let Some(lease) = self.table.lease_mut(id) else {
+            return false;
+        };
+        if lease.waits.is_empty() {
+            return false;
+        }
+        let before = lease.deadline;
+        let later = later.plus_ms(lease.ttl_ms);
+        lease.deadline = later;
+        self.table.move_due(id, before, later);
+        true
     }
 
     /// What ending this counts for against the cap: locks and waiters freed, at least 1.

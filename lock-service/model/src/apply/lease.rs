@@ -1,6 +1,7 @@
 //! Step 3, leases: making, renewing and ending them.
 
 use super::Transition;
+use crate::planted::{ModelBug, is_planted};
 use crate::state::{Lease, Origin};
 use crate::{
     Field, Grant, LeaseEnd, LeaseId, Limit, LockName, Metadata, Owner, Position, Refusal, Renewal,
@@ -145,14 +146,18 @@ impl Transition<'_> {
         };
         let (ttl_ms, before) = (lease.ttl_ms, lease.deadline);
         let deadline = before.max(now.plus_ms(ttl_ms));
-        lease.deadline = deadline;
+        let kept = match is_planted(ModelBug::ExpiryIgnoresRenewal) {
+            true => before,
+            false => deadline,
+        };
+        lease.deadline = kept;
         let renewed = Renewed {
             ttl_ms,
             remaining_ms: now.ms_until(deadline),
             holds: grants_of(lease),
             waits: lease.waits.iter().map(|waiting| waiting.request).collect(),
         };
-        self.table.move_due(id, before, deadline);
+        self.table.move_due(id, before, kept);
         Ok(renewed)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Transition;
+use crate::planted::{ModelBug, is_planted};
 use crate::state::{Hold, LastGrant, Origin, Wait};
 use crate::{
     BodyHash, EventKind, Grant, LeaseId, LockName, LockRequest, Position, RequestId, Token, Value,
@@ -70,10 +71,30 @@ impl Transition<'_> {
     ///
     /// An overdue head is left for the entry that ends it, which then moves the queue.
     fn grantable_head(&self, lock: &LockName) -> Option<Position> {
+        if let Some(second) = self.second_in_line(lock) {
+            return Some(second);
+        }
         let head = self.table.locks.get(lock)?.head()?;
         let wait = self.table.waits.get(&head)?;
         let is_grantable = self.table.is_grantable(head, wait);
         (is_grantable && self.has_tokens_for(wait.locks.len())).then_some(head)
+    }
+
+    /// Who waits behind the first, where that is the planted bug.
+    fn second_in_line(&self, lock: &LockName) -> Option<Position> {
+        if !is_planted(ModelBug::WaiterSkipped) {
+            return None;
+        }
+        let lock = self.table.locks.get(lock)?;
+        let (place, ()) = lock.queue.iter().nth(1)?;
+        let wait = self.table.waits.get(place)?;
+        let [only] = wait.locks.as_slice() else {
+            return None;
+        };
+        let can_be_granted = lock.is_grantable(only.mode)
+            && self.table.live_lease(wait.lease).is_some()
+            && self.has_tokens_for(1);
+        can_be_granted.then_some(*place)
     }
 
     pub(super) fn has_tokens_for(&self, grants: usize) -> bool {

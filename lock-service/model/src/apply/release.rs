@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::Transition;
 use super::lease::check_size;
 use crate::decisions::{Decided, Verdict};
+use crate::planted::{ModelBug, is_planted};
 use crate::state::Hold;
 use crate::{
     Cancelled, EventKind, Field, Grant, LeaseEnd, LeaseId, Refusal, Released, ReleasedBy,
@@ -24,13 +25,14 @@ impl Transition<'_> {
         if !wanted.is_sorted() {
             wanted.to_mut().sort_unstable();
         }
-        let is_wanted = |hold: &Hold| wanted.binary_search(&hold.token).is_ok();
+        let any_token = is_planted(ModelBug::ReleaseWithoutTokenCheck);
+        let is_wanted = |hold: &Hold| any_token || wanted.binary_search(&hold.token).is_ok();
         let held = lease.holds.iter().filter(|hold| is_wanted(hold));
         let mut held: Vec<Token> = held.map(|hold| hold.token).collect();
         held.sort_unstable();
         let is_held = |token: &Token| held.binary_search(token).is_ok();
         for &token in tokens {
-            if !is_held(&token) && !lease.has_given_up(token) {
+            if !is_held(&token) && !lease.has_given_up(token) && !any_token {
                 return Err(Refusal::TokenStale { token });
             }
         }
