@@ -32,6 +32,24 @@ pub(crate) fn say(message: impl Display) {
     eprintln!("palisade: {message}");
 }
 
+/// Says what went wrong with a call, and what to try, and returns its status.
+pub(crate) fn failed(error: &Error) -> ExitCode {
+    let advice = match error {
+        Error::Unavailable { .. } => " Check --endpoints, and `palisade status`.",
+        Error::Unknown { .. } => " It may have been done: look before you repeat it.",
+        Error::Refused { problem } => match problem.code {
+            ErrorCode::Unauthenticated => " Give a bearer token: --token-file, or PALISADE_TOKEN.",
+            ErrorCode::Forbidden => " Use a token with the role and the names that this needs.",
+            ErrorCode::NotFound => " Is the cluster older than this command?",
+            ErrorCode::ChangeInterrupted => " Run `palisade members finish-change`.",
+            ErrorCode::MembershipChanged => " Look at `palisade members list`, then try again.",
+            _ => "",
+        },
+        _ => "",
+    };
+    fail(of(error), format_args!("{error}.{advice}"))
+}
+
 /// The status of a process that a signal ended, as shells have it.
 pub(crate) fn by_signal(signal: i32) -> u8 {
     u8::try_from(SIGNAL_BASE + signal).unwrap_or(u8::MAX)
@@ -45,7 +63,10 @@ pub(crate) fn of(error: &Error) -> u8 {
         | Error::InvalidText(_)
         | Error::TtlTooShort { .. } => USAGE,
         Error::Refused { problem } => match problem.code {
-            ErrorCode::InvalidRequest | ErrorCode::TooLarge => USAGE,
+            ErrorCode::InvalidRequest
+            | ErrorCode::TooLarge
+            | ErrorCode::Unauthenticated
+            | ErrorCode::Forbidden => USAGE,
             ErrorCode::NotFound
             | ErrorCode::MethodNotAllowed
             | ErrorCode::UnsupportedMediaType
@@ -53,7 +74,7 @@ pub(crate) fn of(error: &Error) -> u8 {
             | ErrorCode::Other(_) => UNAVAILABLE,
             _ => NOT_ACQUIRED,
         },
-        Error::LostBeforeUse(_) => NOT_ACQUIRED,
+        Error::LostBeforeUse(_) | Error::Lost(_) => NOT_ACQUIRED,
         _ => UNAVAILABLE,
     }
 }

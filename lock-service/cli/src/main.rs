@@ -1,19 +1,30 @@
-//! `palisade`, the command line of the lock service: run a command while a lock is held, look at the
-//! cluster. It talks to the cluster through lock-client only and keeps nothing on disk.
+//! `palisade`, the command line of the lock service: run a command while a lock is held, speak for an
+//! app in an election, look at the cluster and operate it. It talks to the cluster through
+//! lock-client only.
 
+mod admin;
 mod arguments;
+mod backup;
 mod duration;
 mod exit;
 mod guard;
+mod hook;
+mod inspect;
 mod lock;
+mod members;
+mod output;
+mod sidecar;
 mod status;
+mod watch;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use lock_client::Client;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, ConnectionArguments};
+use crate::output::Output;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -25,22 +36,16 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
         }
     };
-    if matches!(arguments.command, Command::Guard) {
-        return guard::main();
+    match &arguments.command {
+        Command::Guard => return guard::main(),
+        Command::Completions { shell } => return completions(*shell),
+        Command::Man => return manual(),
+        _ => {}
     }
     log_if_asked();
-    let client = Client::builder()
-        .endpoints(
-            arguments
-                .endpoints
-                .0
-                .iter()
-                .map(|endpoint| endpoint.as_str()),
-        )
-        .build();
-    let client = match client {
+    let client = match connect(&arguments.connection) {
         Ok(client) => client,
-        Err(error) => return exit::fail(exit::USAGE, error),
+        Err(message) => return exit::fail(exit::USAGE, message),
     };
     // One thread: the command must be forked from the thread that lives as long as the process,
     // because its death signal follows that thread.
@@ -51,16 +56,69 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::fail(exit::UNAVAILABLE, format!("cannot start: {error}")),
     };
+    let output = Output::new(arguments.json);
     let status = runtime.block_on(async {
         match arguments.command {
             Command::Lock(arguments) => lock::run(client, *arguments).await,
-            Command::Status(arguments) => status::run(&client, &arguments).await,
-            Command::Guard => ExitCode::SUCCESS,
+            Command::Sidecar(arguments) => sidecar::run(client, *arguments).await,
+            Command::Status => status::run(&client, output).await,
+            Command::Locks(arguments) => inspect::locks(&client, &arguments, output).await,
+            Command::LockInfo { name } => inspect::lock(&client, &name, output).await,
+            Command::Leases => inspect::leases(&client, output).await,
+            Command::Watch(arguments) => watch::run(&client, arguments, output).await,
+            Command::FenceCheck(arguments) => inspect::fence(&client, &arguments, output).await,
+            Command::Members(command) => members::run(&client, command, output).await,
+            Command::Backup(arguments) => backup::run(&client, &arguments, output).await,
+            Command::ForceRelease(arguments) => {
+                admin::force_release(&client, arguments, output).await
+            }
+            Command::Completions { .. } | Command::Man | Command::Guard => ExitCode::SUCCESS,
         }
     });
     // A name lookup that hangs must not keep the process.
     runtime.shutdown_background();
     status
+}
+
+fn connect(arguments: &ConnectionArguments) -> Result<Client, String> {
+    let endpoints = arguments.endpoints.0.iter();
+    let mut builder = Client::builder().endpoints(endpoints.map(|endpoint| endpoint.as_str()));
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    if let Some(path) = &arguments.token_file {
+        let token = String::from_utf8(read(path)?)
+            .map_err(|_| format!("{} holds no token", path.display()))?;
+        builder = builder.bearer_token(token.trim());
+    } else if let Ok(token) = std::env::var("PALISADE_TOKEN")
+        && !token.is_empty()
+    {
+        builder = builder.bearer_token(token);
+    }
+    if let Some(path) = &arguments.ca {
+        builder = builder.certificate_authorities(read(path)?);
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "palisade", &mut script);
+    print(&script)
+}
+
+fn manual() -> ExitCode {
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(Arguments::command()).render(&mut page) {
+        Ok(()) => print(&page),
+        Err(error) => exit::fail(exit::UNAVAILABLE, error),
+    }
+}
+
+fn print(text: &[u8]) -> ExitCode {
+    // A reader that has gone away (`| head`) is no failure of ours.
+    let _ = std::io::stdout().write_all(text);
+    ExitCode::SUCCESS
 }
 
 /// Logs to standard error what `PALISADE_LOG` asks for, for example `lock_client=debug`.

@@ -1,54 +1,32 @@
 //! `palisade status`: the cluster's members, and which one leads.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use lock_api::{ClusterResponse, MemberView};
 use lock_client::Client;
 
-use crate::arguments::StatusArguments;
 use crate::exit;
+use crate::output::{Output, or_dash};
 
 /// Asks any node and prints its answer.
-pub(crate) async fn run(client: &Client, arguments: &StatusArguments) -> ExitCode {
-    let cluster = match client.cluster().await {
-        Ok(cluster) => cluster,
-        Err(error) => {
-            let status = exit::of(&error);
-            return exit::fail(
-                status,
-                format_args!("{error}. Check --endpoints and the nodes."),
-            );
-        }
-    };
-    let text = match arguments.json {
-        true => serde_json::to_string_pretty(&cluster).map(|json| json + "\n"),
-        false => Ok(table(&cluster)),
-    };
-    let text = match text {
-        Ok(text) => text,
-        Err(error) => return exit::fail(exit::UNAVAILABLE, error),
-    };
-    // A reader that has gone away (`| head`) is no failure of ours.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+pub(crate) async fn run(client: &Client, output: Output) -> ExitCode {
+    match client.cluster().await {
+        Ok(cluster) => output.show(&cluster, |cluster| table(cluster, output)),
+        Err(error) => exit::fail(
+            exit::of(&error),
+            format_args!("{error}. Check --endpoints and the nodes."),
+        ),
+    }
 }
 
-fn table(cluster: &ClusterResponse) -> String {
+fn table(cluster: &ClusterResponse, output: Output) -> String {
     let leader = match &cluster.leader {
         Some(leader) => format!("{} ({})", leader.name, leader.node_id),
         None => "none known: no lock can be granted or renewed until one is elected".to_owned(),
     };
-    let mut rows = vec![HEADER.map(str::to_owned)];
     let mut members: Vec<&MemberView> = cluster.members.iter().collect();
     members.sort_by(|one, other| one.name.cmp(&other.name));
-    rows.extend(members.into_iter().map(row));
-    let mut widths = [0; COLUMNS];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
+    let rows: Vec<_> = members.into_iter().map(row).collect();
     let mut text = format!(
         "cluster  {}\nleader   {leader}\nterm     {}\n",
         cluster.cluster_id, cluster.term
@@ -58,20 +36,12 @@ fn table(cluster: &ClusterResponse) -> String {
     }
     if cluster.joint {
         text.push_str(
-            "voters   a change of them is under way; if it stays, it was interrupted: POST \
-             /v1/cluster/finish-change\n",
+            "voters   a change of them is under way; if it stays, it was interrupted: run \
+             `palisade members finish-change`\n",
         );
     }
     text.push('\n');
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
+    text.push_str(&output.table(HEADER, &rows));
     text
 }
 
@@ -90,7 +60,6 @@ const HEADER: [&str; COLUMNS] = [
 ];
 
 fn row(member: &MemberView) -> [String; COLUMNS] {
-    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let role = match (&member.role, member.reachable) {
         (Some(role), _) => role.to_string(),
         (None, true) => "-".to_owned(),
@@ -101,10 +70,10 @@ fn row(member: &MemberView) -> [String; COLUMNS] {
         member.node_id.to_string(),
         role,
         if member.voter { "yes" } else { "no" }.to_owned(),
-        number(member.term),
-        number(member.last_log_index),
-        number(member.committed_index),
-        number(member.applied_index),
+        or_dash(member.term),
+        or_dash(member.last_log_index),
+        or_dash(member.committed_index),
+        or_dash(member.applied_index),
         member.http_address.clone(),
         member.peer_address.clone(),
     ]
@@ -127,7 +96,8 @@ mod tests {
                  "peer_address": "p:2", "reachable": false, "role": null, "term": null},
             ],
         });
-        let table = table(&serde_json::from_value(cluster).unwrap());
+        let cluster = serde_json::from_value(cluster).unwrap();
+        let table = table(&cluster, Output::new(false));
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[1], "leader   n1 (00000000000a)");
         let cells = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();

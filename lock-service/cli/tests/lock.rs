@@ -152,7 +152,7 @@ fn wrong_arguments_are_2_whether_found_here_or_by_the_cluster() {
         &["--try", "--wait", "1s"],
         &["--unknown"],
         &["--owner", ""],
-        &["--endpoints", "https://a"],
+        &["--endpoints", "ftp://a"],
     ] {
         let output = lock(&server, options, &["true"]);
         assert_eq!(

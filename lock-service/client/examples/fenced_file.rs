@@ -7,7 +7,7 @@
 //! system must support `flock` across its clients and honour fsync.
 //!
 //! ```text
-//! palisade lock jobs/report -- sh -c 'date | fenced_file write report.txt "$PALISADE_TOKEN"'
+//! palisade lock jobs/report -- sh -c 'date | fenced_file write report.txt "$PALISADE_FENCING_TOKEN"'
 //! ```
 
 use std::ffi::OsString;

@@ -34,6 +34,11 @@ impl BootTime {
         self.0
     }
 
+    /// Time from `earlier` until this point; zero when it comes before.
+    pub fn saturating_since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Time from now until this point; zero once it is reached.
     pub fn remaining(self) -> Duration {
         self.0.saturating_sub(Self::now().0)

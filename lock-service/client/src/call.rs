@@ -1,5 +1,6 @@
 //! One call = one request, repeated on the cluster's endpoints until there is an answer or the
-//! deadline has come. The only place that retries.
+//! deadline has come. The only place that retries: exponential pauses with full jitter, a budget of
+//! retries for the whole client, a circuit breaker for each endpoint (`breaker`).
 //!
 //! Each failure is either *certain* (the request had no effect) or not. Once one was not, only an
 //! answer to the request itself can make the outcome known again; running out of time before that is
@@ -10,7 +11,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use lock_api::{ErrorCode, LeaseSecret, Outcome, Problem, RequestId, TOMBSTONE_WINDOW_MS};
 
-use crate::transport::{NoReply, Reply, Request, Transport};
+use crate::transport::{NoReply, Reply, Transport, WireRequest};
 use crate::{AttemptFailure, BootTime, Error};
 
 /// Pauses between rounds over the endpoints: full jitter between zero and a bound that doubles.
@@ -71,7 +72,7 @@ impl AttemptLimit {
 /// The state of one call over all its attempts.
 pub(crate) struct Call<'a> {
     transport: &'a Transport,
-    request: Request,
+    request: WireRequest,
     effect: Effect,
     ids: Ids,
     deadline: BootTime,
@@ -82,6 +83,7 @@ pub(crate) struct Call<'a> {
     uncertain_since: Option<BootTime>,
     failures: Vec<AttemptFailure>,
     failures_in_row: usize,
+    last_endpoint: usize,
     pauses: ExponentialBackoff,
 }
 
@@ -101,23 +103,25 @@ enum Verdict {
 impl<'a> Call<'a> {
     pub(crate) fn new(
         transport: &'a Transport,
-        request: Request,
+        request: WireRequest,
         effect: Effect,
         ids: Ids,
         deadline: BootTime,
         contact_timeout: Duration,
     ) -> Self {
+        transport.begin_call();
         Self {
             transport,
             request,
             effect,
             ids,
             deadline,
-            contact_deadline: BootTime::now() + contact_timeout,
+            contact_deadline: transport.now() + contact_timeout,
             contacted: false,
             uncertain_since: None,
             failures: Vec::new(),
             failures_in_row: 0,
+            last_endpoint: 0,
             pauses: new_pauses(),
         }
     }
@@ -134,15 +138,8 @@ impl<'a> Call<'a> {
 
     /// Treats an answer that could not be read like one that was lost.
     pub(crate) async fn unreadable(&mut self, sent: BootTime, reason: String) -> Result<(), Error> {
-        self.failed(
-            self.transport.preferred(),
-            sent,
-            true,
-            true,
-            Duration::ZERO,
-            reason,
-        )
-        .await
+        self.failed(self.last_endpoint, sent, true, true, Duration::ZERO, reason)
+            .await
     }
 
     /// Sends the request, until it is answered or there is no time left.
@@ -154,12 +151,13 @@ impl<'a> Call<'a> {
         accepted: &[u16],
     ) -> Result<Answer, Error> {
         loop {
-            let sent = BootTime::now();
-            let remaining = self.end().remaining();
+            let sent = self.transport.now();
+            let remaining = self.end().saturating_since(sent);
             if remaining.is_zero() {
                 return Err(self.give_up());
             }
-            let endpoint = self.transport.preferred();
+            let endpoint = self.transport.pick();
+            self.last_endpoint = endpoint;
             let (here, server) = (limit.here.min(remaining), limit.server.min(remaining));
             let result = self
                 .transport
@@ -170,6 +168,7 @@ impl<'a> Call<'a> {
                     self.contacted = true;
                     match self.judge(&reply, accepted) {
                         Verdict::Answer => {
+                            self.transport.succeeded(endpoint);
                             self.failures_in_row = 0;
                             self.pauses = new_pauses();
                             let first_sending = self.uncertain_since.is_none();
@@ -194,7 +193,10 @@ impl<'a> Call<'a> {
             };
             match verdict {
                 Verdict::Answer => {}
-                Verdict::Refused(problem) => return Err(Error::Refused { problem }),
+                Verdict::Refused(problem) => {
+                    self.transport.succeeded(endpoint);
+                    return Err(Error::Refused { problem });
+                }
                 Verdict::Hopeless(reason) => {
                     self.note(endpoint, reason);
                     self.took_effect(sent);
@@ -271,19 +273,27 @@ impl<'a> Call<'a> {
         }
         self.note(endpoint, reason);
         self.failures_in_row += 1;
-        self.transport.move_on(endpoint);
+        self.transport.failed(endpoint);
         let round_is_over = self
             .failures_in_row
             .is_multiple_of(self.transport.endpoints().len());
+        let at_least = match self.effect {
+            // Renewals keep what is held, and are few: one for each lease at a time.
+            Effect::Repeatable => at_least,
+            Effect::Read | Effect::OnceFor { .. } => at_least.max(self.transport.take_retry()),
+        };
+        let remaining = self.end().saturating_since(self.transport.now());
+        if at_least >= remaining {
+            return Err(self.give_up());
+        }
+        let mut jittered = Duration::ZERO;
         if pause || round_is_over {
             let bound = self.pauses.next().unwrap_or(LONGEST_PAUSE);
-            let jittered = bound.mul_f64(rand::random::<f64>());
-            let remaining = self.end().remaining();
-            if at_least >= remaining {
-                return Err(self.give_up());
-            }
-            // Half of what is left stays for the attempt.
-            let pause = jittered.min(remaining / 2).max(at_least);
+            jittered = bound.mul_f64(rand::random::<f64>());
+        }
+        // Half of what is left stays for the attempt.
+        let pause = jittered.min(remaining / 2).max(at_least);
+        if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
         Ok(())
@@ -342,6 +352,7 @@ fn decides(code: &ErrorCode) -> bool {
             | ErrorCode::GrantEnded
             | ErrorCode::LeaseEnded
             | ErrorCode::WaitTimeout
+            | ErrorCode::PositionGone
     )
 }
 

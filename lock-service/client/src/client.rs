@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_api::{
-    CancelRequest, CancelResponse, ClusterResponse, CreateLeaseRequest, FenceQuery, FenceResponse,
-    FencingToken, LeaseCreatedResponse, LeaseId, LeasePage, LeaseQuery, LeaseResponse, LeaseSecret,
-    LeasesQuery, LockName, LockPage, LockResponse, LocksQuery, Owner, ReadyResponse,
-    ReleaseRequest, ReleaseResponse, RenewRequest, RenewResponse, RequestId, RevokeLeaseRequest,
-    RevokeLeaseResponse, VersionResponse, path,
+    CancelRequest, CancelResponse, CreateLeaseRequest, FenceBatchRequest, FenceBatchResponse,
+    FenceCheck, FenceQuery, FenceResponse, FencingToken, LeaseCreatedResponse, LeaseId, LeasePage,
+    LeaseQuery, LeaseResponse, LeaseSecret, LeasesQuery, LockName, LockPage, LockResponse,
+    LockValue, LocksQuery, Owner, ReadyResponse, ReleaseRequest, ReleaseResponse, RenewRequest,
+    RenewResponse, RequestId, RevokeLeaseRequest, RevokeLeaseResponse, UpdateRequest,
+    UpdateResponse, VersionResponse, path,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
 
 use crate::call::{AttemptLimit, Call, Effect, Ids};
-use crate::transport::{Request, Transport};
-use crate::{BootTime, ClientBuilder, Endpoint, Error, new_lease_secret};
+use crate::transport::{Transport, WireRequest};
+use crate::{BootTime, ClientBuilder, Clock, Endpoint, Error};
 
 /// A client of one cluster. Cloning is cheap; clones share their connections.
 ///
@@ -57,17 +58,43 @@ impl Client {
         ClientBuilder::default()
     }
 
+    /// A client of these nodes with default settings, once one of them has answered.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`]; [`Error::Unavailable`] when no node answers within 5 s.
+    ///
+    /// Cancellation safe.
+    pub async fn connect<S: AsRef<str>>(
+        endpoints: impl IntoIterator<Item = S>,
+    ) -> Result<Self, Error> {
+        let client = Self::builder().endpoints(endpoints).build()?;
+        client.version().await?;
+        Ok(client)
+    }
+
     pub(crate) fn new(
-        endpoints: Vec<Endpoint>,
+        transport: Transport,
         request_timeout: Duration,
         attempt_timeout: Duration,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            transport: Arc::new(Transport::new(endpoints)?),
+    ) -> Self {
+        Self {
+            transport: Arc::new(transport),
             clean_up: TaskTracker::new(),
             request_timeout,
             attempt_timeout,
-        })
+        }
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        self.transport.clock()
+    }
+
+    pub(crate) fn now(&self) -> BootTime {
+        self.transport.now()
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// The same client with another deadline for each call.
@@ -115,7 +142,7 @@ impl Client {
 
     pub(crate) fn call(
         &self,
-        request: Request,
+        request: WireRequest,
         effect: Effect,
         ids: Ids,
         deadline: BootTime,
@@ -132,12 +159,12 @@ impl Client {
 
     async fn simple<T: DeserializeOwned>(
         &self,
-        request: Request,
+        request: WireRequest,
         effect: Effect,
         ids: Ids,
         accepted: &[u16],
     ) -> Result<(T, BootTime), Error> {
-        let deadline = BootTime::now() + self.request_timeout;
+        let deadline = self.now() + self.request_timeout;
         self.until(
             deadline,
             self.attempt_timeout,
@@ -153,7 +180,7 @@ impl Client {
         &self,
         deadline: BootTime,
         attempt_timeout: Duration,
-        request: Request,
+        request: WireRequest,
         effect: Effect,
         ids: Ids,
         accepted: &[u16],
@@ -169,12 +196,12 @@ impl Client {
         }
     }
 
-    async fn read<T: DeserializeOwned>(
+    pub(crate) async fn read<T: DeserializeOwned>(
         &self,
         path: impl Into<String>,
         query: &impl Serialize,
     ) -> Result<T, Error> {
-        let request = Request::get(path, query)?;
+        let request = WireRequest::get(path, query)?;
         Ok(self
             .simple(request, Effect::Read, Ids::default(), &[])
             .await?
@@ -189,7 +216,7 @@ impl Client {
     ///
     /// Cancellation safe: a renewal whose future is dropped may or may not have been executed.
     pub async fn renew(&self, lease: &LeaseSecret) -> Result<Renewed, Error> {
-        let deadline = BootTime::now() + self.request_timeout;
+        let deadline = self.now() + self.request_timeout;
         self.renew_until(lease, deadline, self.attempt_timeout)
             .await
     }
@@ -204,7 +231,7 @@ impl Client {
             lease: Some(lease.clone()),
             leases: None,
         };
-        let request = Request::post(path::RENEW, &body)?;
+        let request = WireRequest::post(path::RENEW, &body)?;
         let ids = Ids {
             lease: Some(lease.clone()),
             request_id: None,
@@ -222,22 +249,28 @@ impl Client {
         Ok(Renewed { response, sent })
     }
 
-    /// Releases one grant. A repeat, also after a lost answer, says `was_held: false`.
+    /// Releases grants, all of them or none. A repeat, also after a lost answer, says
+    /// `was_held: false`.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `token_stale` when the lease holds another grant; nothing changed then.
+    /// [`Error::Refused`] with `token_stale` when the lease does not hold under one of the tokens;
+    /// nothing changed then.
     ///
     /// Cancellation safe: a release whose future is dropped may or may not have happened; without it
     /// the grant ends with its lease.
     pub async fn release(
         &self,
         lease: &LeaseSecret,
-        token: FencingToken,
+        tokens: &[FencingToken],
     ) -> Result<ReleaseResponse, Error> {
+        let (token, tokens) = match tokens {
+            [token] => (Some(*token), None),
+            tokens => (None, Some(tokens.to_vec())),
+        };
         let body = ReleaseRequest {
             lease: lease.clone(),
-            token: Some(token),
-            tokens: None,
+            token,
+            tokens,
         };
         self.write(path::RELEASE, &body, Some(lease), None).await
     }
@@ -263,26 +296,40 @@ impl Client {
             .await
     }
 
-    /// Makes a lease that lives without holding anything, for clients that take many locks.
+    /// Changes the value that a held lock shows.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `invalid_request` when the TTL is out of the cluster's bounds. After
-    /// [`Error::Unknown`] the lease may exist; it ends by itself after its TTL.
+    /// [`Error::Refused`] with `token_stale` when the lease does not hold under this token.
     ///
-    /// Cancellation safe: if the future is dropped the lease may exist until its TTL has passed.
-    pub async fn create_lease(
+    /// Cancellation safe: a change whose future is dropped may or may not have happened.
+    pub async fn update(
         &self,
+        lease: &LeaseSecret,
+        token: FencingToken,
+        value: Option<LockValue>,
+    ) -> Result<UpdateResponse, Error> {
+        let body = UpdateRequest {
+            lease: lease.clone(),
+            token,
+            value,
+        };
+        self.write(path::UPDATE, &body, Some(lease), None).await
+    }
+
+    /// Makes a lease that lives without holding anything. [`Client::session`] keeps one.
+    pub(crate) async fn create_lease(
+        &self,
+        lease: &LeaseSecret,
         ttl: Duration,
         owner: Option<Owner>,
     ) -> Result<LeaseCreatedResponse, Error> {
-        let lease = new_lease_secret();
         let body = CreateLeaseRequest {
             lease: Some(lease.clone()),
             ttl_ms: Some(whole_milliseconds(ttl)),
             owner,
             ..CreateLeaseRequest::default()
         };
-        self.write(path::LEASES, &body, Some(&lease), None).await
+        self.write(path::LEASES, &body, Some(lease), None).await
     }
 
     /// Ends a lease, and with it everything that it holds and waits for.
@@ -301,14 +348,14 @@ impl Client {
             .await
     }
 
-    async fn write<T: DeserializeOwned>(
+    pub(crate) async fn write<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
         lease: Option<&LeaseSecret>,
         request_id: Option<&RequestId>,
     ) -> Result<T, Error> {
-        let request = Request::post(path, body)?;
+        let request = WireRequest::post(path, body)?;
         let ids = Ids {
             lease: lease.cloned(),
             request_id: request_id.cloned(),
@@ -381,19 +428,31 @@ impl Client {
             token,
             consistency: None,
         };
-        let request = Request::get(path::FENCE, &query)?;
+        let request = WireRequest::get(path::FENCE, &query)?;
         Ok(self
             .simple(request, Effect::Read, Ids::default(), &[404, 409])
             .await?
             .0)
     }
 
-    /// The cluster as one node sees it. Cancellation safe.
+    /// Asks about several tokens at one position. Cancellation safe.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when no node answers.
-    pub async fn cluster(&self) -> Result<ClusterResponse, Error> {
-        self.read(path::CLUSTER, &()).await
+    /// [`Error::Refused`] with `invalid_request` when there are none, or more than 1,024.
+    pub async fn fence_many(
+        &self,
+        checks: impl IntoIterator<Item = (LockName, FencingToken)>,
+    ) -> Result<FenceBatchResponse, Error> {
+        let check = |(lock, token)| FenceCheck { lock, token };
+        let body = FenceBatchRequest {
+            checks: checks.into_iter().map(check).collect(),
+            consistency: None,
+        };
+        let request = WireRequest::post(path::FENCE, &body)?;
+        Ok(self
+            .simple(request, Effect::Read, Ids::default(), &[])
+            .await?
+            .0)
     }
 
     /// What some node runs. Cancellation safe.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use lock_api::DEFAULT_HTTP_PORT;
-use reqwest::Url;
+use url::Url;
 
 use crate::Error;
 
@@ -12,15 +12,20 @@ use crate::Error;
 pub const DEFAULT_ENDPOINTS: &str =
     "http://127.0.0.1:7101,http://127.0.0.1:7102,http://127.0.0.1:7103";
 
-/// The address of one node's HTTP API: `http://host:port`. Parsing also takes `host:port` and
-/// `host`; the port is 7101 unless given.
+/// The address of one node's HTTP API: `http://host:port` or `https://host:port`. Parsing also takes
+/// `host:port` and `host`, without TLS; the port is 7101 unless given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(String);
 
 impl Endpoint {
-    /// The address as `http://host:port`.
+    /// The address as `scheme://host:port`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it is reached over TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
     }
 }
 
@@ -37,13 +42,12 @@ impl FromStr for Endpoint {
         let text = text.trim();
         let invalid = |reason: &str| Error::InvalidEndpoint {
             endpoint: text.to_owned(),
-            reason: format!("{reason}; expected http://HOST:PORT"),
+            reason: format!("{reason}; expected http://HOST:PORT or https://HOST:PORT"),
         };
-        let rest = match text.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(invalid("https is not supported yet")),
-            Some(_) => return Err(invalid("only http is supported")),
-            None => text,
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+            Some(_) => return Err(invalid("only http and https are supported")),
+            None => ("http", text),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.is_empty() {
@@ -57,12 +61,12 @@ impl FromStr for Endpoint {
             .next()
             .is_some_and(|end| end.contains(':'));
         let address = match has_port {
-            true => format!("http://{authority}"),
-            false => format!("http://{authority}:{DEFAULT_HTTP_PORT}"),
+            true => format!("{scheme}://{authority}"),
+            false => format!("{scheme}://{authority}:{DEFAULT_HTTP_PORT}"),
         };
         let url = Url::parse(&address).map_err(|error| invalid(&error.to_string()))?;
         match (url.host_str(), url.port_or_known_default()) {
-            (Some(host), Some(port)) if port != 0 => Ok(Self(format!("http://{host}:{port}"))),
+            (Some(host), Some(port)) if port != 0 => Ok(Self(format!("{scheme}://{host}:{port}"))),
             _ => Err(invalid("the host or the port is missing")),
         }
     }
@@ -100,6 +104,8 @@ mod tests {
             ("http://node-a:80", "http://node-a:80"),
             ("[::1]:7102", "http://[::1]:7102"),
             ("[::1]", "http://[::1]:7101"),
+            ("https://node-a", "https://node-a:7101"),
+            ("https://node-a:443/", "https://node-a:443"),
             (" localhost:1 ", "http://localhost:1"),
         ] {
             assert_eq!(
@@ -115,7 +121,6 @@ mod tests {
         for text in [
             "",
             "http://",
-            "https://a:1",
             "ftp://a:1",
             "a:99999",
             "a:b",

@@ -93,10 +93,13 @@ pub enum Error {
         /// What each endpoint that was tried said last.
         failures: Vec<AttemptFailure>,
     },
-    /// The lock was granted but lost again before [`Client::lock`](crate::Client::lock) could return
-    /// it.
+    /// The lock was granted but lost again before it could be returned.
     #[error("the lock was granted and lost before it could be used: {0}")]
     LostBeforeUse(Loss),
+    /// The guard or the session that this was asked of is lost. Nothing was sent, or what was sent
+    /// ends with the lease.
+    #[error("the lock is lost: {0}")]
+    Lost(Loss),
 }
 
 impl Error {

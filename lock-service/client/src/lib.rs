@@ -1,21 +1,26 @@
 //! The async Rust client of Palisade, the lock service.
 //!
-//! [`Client::lock`] takes a lock and keeps it: a [`HeldLock`] renews its lease in the background and
-//! knows until when it may be believed. [`Client::acquire`], [`Client::renew`] and the rest are the
-//! HTTP API, call by call.
+//! [`Client::lock`] takes a lock and keeps it: a [`LockGuard`] renews its lease in the background and
+//! knows until when it may be believed. [`Session`] holds many locks with one lease, [`Election`]
+//! elects leaders, [`Client::watch_lock`] follows what happens. [`Client::renew`] and the rest are
+//! the HTTP API, call by call.
 //!
 //! ```no_run
-//! # async fn run() -> Result<(), lock_client::Error> {
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
-//! let client = lock_client::Client::builder()
-//!     .endpoints(["http://127.0.0.1:7101", "http://127.0.0.1:7102", "http://127.0.0.1:7103"])
-//!     .build()?;
-//! let options = lock_client::LockOptions::new("nightly-billing")?.wait(Duration::from_secs(30));
-//! let held = client.lock(options).await?;
-//! tokio::select! {
-//!     _ = bill(held.token()) => held.release().await.map(drop),
-//!     loss = held.lost() => { eprintln!("stopped: {loss}"); Ok(()) }
-//! }
+//! use lock_client::Client;
+//!
+//! let client = Client::connect(["http://127.0.0.1:7101", "http://127.0.0.1:7102"]).await?;
+//! let guard = client
+//!     .lock("nightly-billing")
+//!     .ttl(Duration::from_secs(15))
+//!     .wait(Duration::from_secs(30))
+//!     .acquire()
+//!     .await?;
+//! // Drops the work as soon as the lock is lost. Give the token to whatever it changes.
+//! guard.run(bill(guard.token()?)).await?;
+//! guard.release().await?;
+//! # Ok(())
 //! # }
 //! # async fn bill(token: lock_client::FencingToken) {}
 //! ```
@@ -30,35 +35,56 @@
 //!   renewal, on `CLOCK_BOOTTIME`, which goes on while the machine is suspended. They depend on no
 //!   HTTP call returning. A virtual machine frozen by its hypervisor can still be wrong: only
 //!   fencing tokens protect against that.
+//! - **One retry layer**: exponential pauses with full jitter, a budget of retries for the whole
+//!   client, a circuit breaker for each endpoint, and a deadline on every call.
 //! - **Cancellation.** Every future may be dropped at any await point. Each method says what the
 //!   cluster may have done by then.
 //!
-//! Linux only (it uses `CLOCK_BOOTTIME` timers). No TLS yet.
+//! Linux only (it uses `CLOCK_BOOTTIME` timers). In tests, [`ClientBuilder::clock`] and
+//! [`ClientBuilder::exchange`] put a paused clock and a simulated cluster in their places.
 
 #![forbid(unsafe_code)]
 
 mod acquire;
+mod admin;
 mod boot_time;
+mod breaker;
 mod builder;
 mod call;
 mod client;
+mod clock;
+mod election;
 mod endpoint;
 mod error;
-mod held;
+mod guard;
+mod http;
 mod identity;
+mod keeper;
 mod local_deadline;
+mod session;
+mod sse;
+mod tls;
 mod transport;
+mod watch;
 
-pub use acquire::{Acquired, LockOptions};
+pub use acquire::{LeaseKind, LockRequest, OwnLease, SessionLease};
 pub use boot_time::{BootTime, BootTimer};
 pub use builder::ClientBuilder;
 pub use client::{Client, Renewed};
+pub use clock::{BootClock, Clock, Timer, TokioClock};
+pub use election::{Candidate, Election, Leader, Leadership, Observation};
 pub use endpoint::{DEFAULT_ENDPOINTS, Endpoint, parse_endpoints};
 pub use error::{AttemptFailure, Error};
-pub use held::{HeldLock, HoldState, Loss};
+pub use guard::{HoldState, HoldWatch, LockGuard, Loss};
 pub use identity::{new_lease_secret, new_request_id};
 pub use local_deadline::{
     CLOCK_RATE_DIFFERENCE_PERCENT, FIXED_MARGIN_MS, RENEWAL_ALLOWANCE_MS, fits, local_deadline,
     margin, smallest_ttl,
 };
-pub use lock_api::{FencingToken, LeaseId, LeaseSecret, LockName, Owner, Problem, RequestId};
+pub use lock_api::{
+    FencingToken, LeaseHold, LeaseId, LeaseSecret, LockEvent, LockName, LockValue, Owner, Problem,
+    RequestId,
+};
+pub use session::{Session, SessionRequest};
+pub use transport::{Exchange, NoReply, WireReply, WireRequest};
+pub use watch::WatchRequest;

@@ -1,49 +1,56 @@
-//! One HTTP request to one endpoint, and which endpoint to prefer. It never retries.
+//! One request to one endpoint, and which endpoint comes next. It never retries.
+//!
+//! The network is behind [`Exchange`], so that the whole client also runs against a simulated cluster.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lock_api::{JSON_CONTENT_TYPE, TIMEOUT_HEADER};
-use reqwest::header::CONTENT_TYPE;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
+use parking_lot::Mutex;
 use serde::Serialize;
+use url::form_urlencoded;
 
-use crate::{Endpoint, Error};
+use crate::breaker::{Breakers, RetryBudget};
+use crate::{BootTime, Clock, Endpoint, Error};
 
 /// Longest answer that is read, in bytes: a full page of locks with full values fits.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// A node on a reachable machine accepts at once; another endpoint is tried after this.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Idle connections are kept for the next call.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A request, the same bytes on every attempt.
+/// A request of the HTTP API: a GET, or a POST when there is a body.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    path: String,
-    query: Vec<(String, String)>,
-    /// `None` for a GET.
-    body: Option<Vec<u8>>,
+#[non_exhaustive]
+pub struct WireRequest {
+    /// Path and query.
+    pub path: String,
+    /// A JSON body.
+    pub body: Option<Bytes>,
+    /// How long the server may work on it (`palisade-timeout-ms`).
+    pub server_timeout: Option<Duration>,
 }
 
-impl Request {
+impl WireRequest {
     /// A GET with a query taken from the fields of `query`.
     pub(crate) fn get(path: impl Into<String>, query: &impl Serialize) -> Result<Self, Error> {
         let fields =
             serde_json::to_value(query).map_err(|error| Error::SetUp(error.to_string()))?;
-        let query = match fields {
-            serde_json::Value::Object(fields) => fields
-                .into_iter()
-                .map(|(name, value)| match value {
-                    serde_json::Value::String(text) => (name, text),
-                    other => (name, other.to_string()),
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
+        let mut path = path.into();
+        if let serde_json::Value::Object(fields) = fields
+            && !fields.is_empty()
+        {
+            let fields = fields.into_iter().map(|(name, value)| match value {
+                serde_json::Value::String(text) => (name, text),
+                other => (name, other.to_string()),
+            });
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            path = format!("{path}?{}", query.extend_pairs(fields).finish());
+        }
         Ok(Self {
-            path: path.into(),
-            query,
+            path,
             body: None,
+            server_timeout: None,
         })
     }
 
@@ -52,57 +59,113 @@ impl Request {
         let body = serde_json::to_vec(body).map_err(|error| Error::SetUp(error.to_string()))?;
         Ok(Self {
             path: path.into(),
-            query: Vec::new(),
-            body: Some(body),
+            body: Some(body.into()),
+            server_timeout: None,
         })
     }
 }
 
-/// A complete HTTP answer.
+/// An answer whose head has come. Its body follows.
+pub struct WireReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, piece by piece.
+    pub body: BoxStream<'static, Result<Bytes, NoReply>>,
+}
+
+impl fmt::Debug for WireReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireReply")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WireReply {
+    /// An answer that is complete already.
+    pub fn complete(status: u16, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        Self {
+            status,
+            body: stream::iter([Ok(body)]).boxed(),
+        }
+    }
+}
+
+/// Why there is no complete answer.
+#[derive(Debug, Clone)]
+pub struct NoReply {
+    /// Whether the request may have reached the node.
+    pub may_have_arrived: bool,
+    /// What happened, for people.
+    pub reason: String,
+}
+
+/// The network: sends one request to one endpoint. In production HTTP; a simulation in tests.
+///
+/// Dropping the future, or the body, ends the exchange; the request may still have its effect.
+pub trait Exchange: Send + Sync + 'static {
+    /// Sends the request and returns once the answer's head is there. The caller sets the time-out.
+    fn send<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        request: &'a WireRequest,
+    ) -> BoxFuture<'a, Result<WireReply, NoReply>>;
+}
+
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
 }
 
-/// Why there is no complete answer.
-#[derive(Debug)]
-pub(crate) struct NoReply {
-    /// Whether the request may have reached the node.
-    pub(crate) may_have_arrived: bool,
-    pub(crate) reason: String,
+impl Reply {
+    pub(crate) async fn read(reply: WireReply) -> Result<Self, NoReply> {
+        let WireReply {
+            status,
+            body: mut pieces,
+        } = reply;
+        let mut body = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
+            if body.len() + piece.len() > MAX_ANSWER_BYTES {
+                return Err(NoReply {
+                    may_have_arrived: true,
+                    reason: format!("the answer is longer than {MAX_ANSWER_BYTES} bytes"),
+                });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(Self { status, body })
+    }
 }
 
-#[derive(Debug)]
 pub(crate) struct Transport {
-    http: reqwest::Client,
+    exchange: Box<dyn Exchange>,
+    clock: Arc<dyn Clock>,
     endpoints: Vec<Endpoint>,
-    preferred: AtomicUsize,
+    breakers: Mutex<Breakers>,
+    budget: Mutex<RetryBudget>,
 }
 
 impl Transport {
-    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        endpoints: Vec<Endpoint>,
+        exchange: Box<dyn Exchange>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
         if endpoints.is_empty() {
             return Err(Error::NoEndpoints);
         }
-        let http = reqwest::Client::builder()
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            // Retries are made in `call`, and nowhere else.
-            .retry(reqwest::retry::never())
-            .user_agent(concat!("palisade/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .build()
-            .map_err(|error| Error::SetUp(error.to_string()))?;
         // Clients begin at different nodes, so that they share the load.
         let first = rand::random_range(0..endpoints.len());
         Ok(Self {
-            http,
+            exchange,
+            breakers: Mutex::new(Breakers::new(endpoints.len(), first)),
+            budget: Mutex::new(RetryBudget::new(clock.now())),
+            clock,
             endpoints,
-            preferred: AtomicUsize::new(first),
         })
     }
 
@@ -110,17 +173,46 @@ impl Transport {
         &self.endpoints
     }
 
-    /// Number of the endpoint to try next.
-    pub(crate) fn preferred(&self) -> usize {
-        self.preferred.load(Ordering::Relaxed) % self.endpoints.len()
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
-    /// Prefers the endpoint after `failed`, unless somebody else has moved on already.
-    pub(crate) fn move_on(&self, failed: usize) {
-        let next = (failed + 1) % self.endpoints.len();
-        let _ = self
-            .preferred
-            .compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
+    pub(crate) fn now(&self) -> BootTime {
+        self.clock.now()
+    }
+
+    /// Number of the endpoint to try next.
+    pub(crate) fn pick(&self) -> usize {
+        self.breakers.lock().pick(self.now())
+    }
+
+    pub(crate) fn succeeded(&self, endpoint: usize) {
+        self.breakers.lock().succeeded(endpoint);
+    }
+
+    pub(crate) fn failed(&self, endpoint: usize) {
+        self.breakers.lock().failed(endpoint, self.now());
+    }
+
+    /// A call begins, which earns a part of a retry.
+    pub(crate) fn begin_call(&self) {
+        self.budget.lock().call();
+    }
+
+    /// Takes a retry from the budget, and says how long to wait for it.
+    pub(crate) fn take_retry(&self) -> Duration {
+        self.budget.lock().take(self.now())
+    }
+
+    /// Sends a request to one endpoint and returns once the answer's head is there, within `limit`.
+    pub(crate) async fn open(
+        &self,
+        endpoint: usize,
+        request: &WireRequest,
+        limit: Duration,
+    ) -> Result<WireReply, NoReply> {
+        let sending = self.exchange.send(&self.endpoints[endpoint], request);
+        in_time(limit, sending).await
     }
 
     /// Sends the request to one endpoint and reads the whole answer, within `limit`. The server is
@@ -128,62 +220,31 @@ impl Transport {
     pub(crate) async fn attempt(
         &self,
         endpoint: usize,
-        request: &Request,
+        request: &WireRequest,
         limit: Duration,
         server_limit: Duration,
     ) -> Result<Reply, NoReply> {
-        let url = format!("{}{}", self.endpoints[endpoint], request.path);
-        let builder = match &request.body {
-            None => self.http.get(url),
-            Some(body) => self
-                .http
-                .post(url)
-                .header(CONTENT_TYPE, JSON_CONTENT_TYPE)
-                .body(body.clone()),
+        let request = WireRequest {
+            server_timeout: Some(server_limit),
+            ..request.clone()
         };
-        let builder = builder
-            .query(&request.query)
-            .header(TIMEOUT_HEADER, server_limit.as_millis().max(1).to_string());
-        match tokio::time::timeout(limit, exchange(builder)).await {
-            Ok(result) => result,
-            Err(_) => Err(NoReply {
-                may_have_arrived: true,
-                reason: format!("no answer within {} ms", limit.as_millis()),
-            }),
-        }
+        let exchange = async {
+            let reply = self.exchange.send(&self.endpoints[endpoint], &request);
+            Reply::read(reply.await?).await
+        };
+        in_time(limit, exchange).await
     }
 }
 
-async fn exchange(builder: reqwest::RequestBuilder) -> Result<Reply, NoReply> {
-    let mut response = builder.send().await.map_err(no_reply)?;
-    let status = response.status().as_u16();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(no_reply)? {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(NoReply {
-                may_have_arrived: true,
-                reason: format!("the answer is longer than {MAX_ANSWER_BYTES} bytes"),
-            });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Reply { status, body })
-}
-
-fn no_reply(error: reqwest::Error) -> NoReply {
-    // Only a connection that was never made proves that nothing was sent.
-    let may_have_arrived = !(error.is_connect() || error.is_builder());
-    // The root cause is what helps: "connection refused" rather than "error sending request".
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let reason = match may_have_arrived {
-        true => format!("the connection was lost ({cause})"),
-        false => format!("cannot connect ({cause})"),
-    };
-    NoReply {
-        may_have_arrived,
-        reason,
+async fn in_time<T>(
+    limit: Duration,
+    exchange: impl Future<Output = Result<T, NoReply>>,
+) -> Result<T, NoReply> {
+    match tokio::time::timeout(limit, exchange).await {
+        Ok(result) => result,
+        Err(_) => Err(NoReply {
+            may_have_arrived: true,
+            reason: format!("no answer within {} ms", limit.as_millis()),
+        }),
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fake_server::{FakeServer, Reaction, granted, problem, released, renewed};
-use lock_client::{Client, Error, HoldState, LockOptions, Loss};
+use lock_client::{Client, Error, HoldState, LockGuard, LockRequest, Loss};
 use serde_json::json;
 
 const TTL: Duration = Duration::from_millis(3_000);
@@ -35,24 +35,27 @@ fn client(server: &FakeServer) -> Client {
         .unwrap()
 }
 
-fn options() -> LockOptions {
-    LockOptions::new("a")
-        .unwrap()
+fn request(server: &FakeServer) -> LockRequest {
+    client(server)
+        .lock("a")
         .ttl(TTL)
         .stop_time(Duration::from_millis(800))
+}
+
+async fn take(server: &FakeServer) -> LockGuard {
+    request(server).acquire().await.unwrap()
 }
 
 #[tokio::test]
 async fn confirmed_renewals_move_the_deadline_and_the_lock_outlives_its_ttl() {
     let server = server(|_| renewed(3_000));
-    let held = client(&server).lock(options()).await.unwrap();
-    let mut state = held.watch();
-    let HoldState::Held { deadline: first } = *state.borrow_and_update() else {
+    let held = take(&server).await;
+    let mut watch = held.watch();
+    let HoldState::Held { deadline: first } = watch.next().await else {
         panic!("not held")
     };
     while !first.is_reached() {
-        state.changed().await.unwrap();
-        let HoldState::Held { deadline } = *state.borrow_and_update() else {
+        let HoldState::Held { deadline } = watch.next().await else {
             panic!("lost")
         };
         assert!(deadline > first);
@@ -65,10 +68,8 @@ async fn confirmed_renewals_move_the_deadline_and_the_lock_outlives_its_ttl() {
 async fn when_renewals_hang_the_lock_is_lost_before_its_ttl() {
     let server = server(|_| Reaction::Hang);
     let begun = Instant::now();
-    let held = client(&server).lock(options()).await.unwrap();
-    let HoldState::Held { deadline } = held.watch().borrow().clone() else {
-        panic!("not held")
-    };
+    let held = take(&server).await;
+    let deadline = held.check().unwrap();
     let loss = held.lost().await;
     assert!(begun.elapsed() < TTL, "lost after {:?}", begun.elapsed());
     assert!(deadline.is_reached(), "lost before the local deadline");
@@ -79,17 +80,18 @@ async fn when_renewals_hang_the_lock_is_lost_before_its_ttl() {
 #[tokio::test]
 async fn a_blocked_runtime_does_not_keep_a_lock_believed() {
     let server = server(|_| Reaction::Hang);
-    let held = client(&server).lock(options()).await.unwrap();
+    let held = take(&server).await;
     assert!(held.is_held());
     // On this one-threaded runtime no task runs meanwhile, as in a process that was stopped.
     std::thread::sleep(TTL);
     assert!(!held.is_held());
+    assert!(held.token().is_err(), "its first use is refused");
 }
 
 #[tokio::test]
 async fn an_ended_lease_is_lost_at_once() {
     let server = server(|_| problem("lease_ended"));
-    let held = client(&server).lock(options()).await.unwrap();
+    let held = take(&server).await;
     assert!(matches!(held.lost().await, Loss::LeaseEnded(_)));
 }
 
@@ -102,7 +104,7 @@ async fn a_lease_that_no_longer_holds_the_lock_is_a_loss() {
         });
         Reaction::Answer(200, body)
     });
-    let held = client(&server).lock(options()).await.unwrap();
+    let held = take(&server).await;
     assert_eq!(held.lost().await, Loss::NotHeld);
 }
 
@@ -113,11 +115,10 @@ async fn failed_renewals_are_tried_again_until_one_is_confirmed() {
         1 => problem("no_leader"),
         _ => renewed(3_000),
     });
-    let held = client(&server).lock(options()).await.unwrap();
-    let mut state = held.watch();
-    for _ in 0..3 {
-        state.changed().await.unwrap();
-        assert!(matches!(*state.borrow(), HoldState::Held { .. }));
+    let held = take(&server).await;
+    let mut watch = held.watch();
+    for _ in 0..4 {
+        assert!(matches!(watch.next().await, HoldState::Held { .. }));
     }
 }
 
@@ -128,7 +129,7 @@ async fn an_answer_that_comes_after_the_deadline_moves_nothing() {
         other => other,
     };
     let server = server(move |_| late());
-    let held = client(&server).lock(options()).await.unwrap();
+    let held = take(&server).await;
     held.lost().await;
     tokio::time::sleep(TTL).await;
     assert!(!held.is_held());
@@ -138,8 +139,8 @@ async fn an_answer_that_comes_after_the_deadline_moves_nothing() {
 #[tokio::test]
 async fn a_ttl_without_room_for_the_stop_time_is_refused_before_anything_is_sent() {
     let server = server(|_| renewed(3_000));
-    let options = options().stop_time(Duration::from_secs(3));
-    match client(&server).lock(options).await.unwrap_err() {
+    let request = request(&server).stop_time(Duration::from_secs(3));
+    match request.acquire().await.unwrap_err() {
         Error::TtlTooShort {
             ttl_ms: 3_000,
             smallest_ttl_ms,
@@ -150,4 +151,70 @@ async fn a_ttl_without_room_for_the_stop_time_is_refused_before_anything_is_sent
         other => panic!("{other}"),
     }
     assert!(server.requests("/v1/acquire").is_empty());
+}
+
+#[tokio::test]
+async fn work_under_a_guard_is_dropped_when_the_lock_is_lost() {
+    let server = server(|_| problem("lease_ended"));
+    let held = take(&server).await;
+    let worked = held.run(std::future::pending::<()>()).await;
+    assert!(matches!(worked, Err(Loss::LeaseEnded(_))));
+
+    let healthy = self::server(|_| renewed(3_000));
+    let held = take(&healthy).await;
+    assert_eq!(held.run(async { 7 }).await, Ok(7));
+}
+
+#[tokio::test]
+async fn the_guards_of_a_session_share_its_renewals_and_end_with_it() {
+    let server = FakeServer::start(|request| match request.path.as_str() {
+        "/v1/leases" => {
+            let body = json!({
+                "lease": request.body["lease"], "lease_id": "0".repeat(32), "ttl_ms": 3_000,
+                "renew_after_ms": 300, "remaining_ms": 3_000, "position": "1.0",
+            });
+            Reaction::Answer(200, body)
+        }
+        "/v1/acquire" => {
+            assert!(
+                request.body.get("ttl_ms").is_none(),
+                "the session has its own"
+            );
+            granted_with(request)
+        }
+        "/v1/renew" => renewed(3_000),
+        "/v1/release" => released(),
+        "/v1/leases/revoke" => {
+            let body = json!({
+                "lease_id": "0".repeat(32), "was_live": true, "position": "3.0",
+            });
+            Reaction::Answer(200, body)
+        }
+        other => panic!("nobody should ask for {other}"),
+    });
+    let session = client(&server).session();
+    let session = session.ttl(TTL).stop_time(Duration::from_millis(100));
+    let session = session.open().await.unwrap();
+    let first = session.lock("a").acquire().await.unwrap();
+    // A renewal that was sent after the grant lists its token, or the guard would be lost.
+    let mut watch = first.watch();
+    for _ in 0..3 {
+        assert!(matches!(watch.next().await, HoldState::Held { .. }));
+    }
+    let lease = server.requests("/v1/leases")[0].body["lease"].clone();
+    assert_eq!(server.requests("/v1/acquire")[0].body["lease"], lease);
+    session.close().await.unwrap();
+    assert!(first.token().is_err(), "the session is closed");
+    assert!(session_revoked_once(&server));
+}
+
+fn session_revoked_once(server: &FakeServer) -> bool {
+    server.requests("/v1/leases/revoke").len() == 1
+}
+
+/// A grant to a request that names no TTL.
+fn granted_with(request: &fake_server::Request) -> Reaction {
+    let mut request = request.clone();
+    request.body["ttl_ms"] = json!(3_000);
+    granted(&request, true)
 }

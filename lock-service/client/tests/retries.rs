@@ -15,7 +15,7 @@ use fake_server::{
     FakeServer, Reaction, Request, TOKEN, cancelled, granted, problem, queued, released, renewed,
 };
 use lock_api::{ErrorCode, FenceVerdict};
-use lock_client::{Client, Error, FencingToken, LockOptions};
+use lock_client::{Client, Error, FencingToken, LockGuard};
 use serde_json::json;
 
 fn client(servers: &[&FakeServer]) -> Client {
@@ -39,8 +39,16 @@ fn server(acquire: impl Fn(usize, &Request) -> Reaction + Send + Sync + 'static)
     })
 }
 
-fn options() -> LockOptions {
-    LockOptions::new("a").unwrap()
+/// A try for the lock.
+async fn take(client: &Client) -> Result<LockGuard, Error> {
+    client.lock("a").acquire().await
+}
+
+/// Whether the grant had to be renewed before it was believed.
+fn was_believed_at_once(servers: &[&FakeServer]) -> bool {
+    servers
+        .iter()
+        .all(|server| server.requests("/v1/renew").is_empty())
 }
 
 fn same_ids(requests: &[Request]) -> bool {
@@ -59,9 +67,13 @@ async fn a_503_is_tried_again_and_the_grant_counts_as_the_first() {
             granted(request, true)
         }
     });
-    let acquired = client(&[&server]).acquire(&options()).await.unwrap();
-    assert_eq!(acquired.token, FencingToken(TOKEN));
-    assert!(acquired.at_once, "a 503 proves that nothing was applied");
+    let client = client(&[&server]);
+    let guard = take(&client).await.unwrap();
+    assert_eq!(guard.token(), Ok(FencingToken(TOKEN)));
+    assert!(
+        was_believed_at_once(&[&server]),
+        "a 503 proves that nothing was applied"
+    );
     assert!(same_ids(&server.requests("/v1/acquire")));
 }
 
@@ -74,11 +86,15 @@ async fn a_lost_answer_leads_to_one_repeat_with_the_same_ids_and_is_not_believed
             granted(request, true)
         }
     });
-    let acquired = client(&[&server]).acquire(&options()).await.unwrap();
+    let client = client(&[&server]);
+    let guard = take(&client).await.unwrap();
     let requests = server.requests("/v1/acquire");
     assert_eq!(requests.len(), 2);
     assert!(same_ids(&requests));
-    assert!(!acquired.at_once, "nobody knows which sending was granted");
+    assert!(
+        guard.is_held() && !was_believed_at_once(&[&server]),
+        "nobody knows which sending was granted"
+    );
 }
 
 #[tokio::test]
@@ -89,8 +105,9 @@ async fn a_504_leads_to_a_repeat_on_the_next_node_with_the_same_ids() {
         _ => granted(request, true),
     };
     let (one, two) = (server(answer), server(answer));
-    let acquired = client(&[&one, &two]).acquire(&options()).await.unwrap();
-    assert!(!acquired.at_once);
+    let client = client(&[&one, &two]);
+    let guard = take(&client).await.unwrap();
+    assert!(guard.is_held() && !was_believed_at_once(&[&one, &two]));
     let requests = [one.requests("/v1/acquire"), two.requests("/v1/acquire")];
     assert_eq!([requests[0].len(), requests[1].len()], [1, 1]);
     assert!(same_ids(&requests.concat()));
@@ -110,7 +127,7 @@ async fn a_node_that_hangs_or_refuses_connections_is_passed_over() {
         .build()
         .unwrap();
     for _ in 0..3 {
-        client.acquire(&options()).await.unwrap();
+        drop(take(&client).await.unwrap());
     }
 }
 
@@ -124,7 +141,9 @@ async fn a_wait_goes_on_over_202_and_a_queued_grant_is_renewed_before_it_is_beli
         }
     });
     let held = client(&[&server])
-        .lock(options().wait(Duration::from_secs(30)))
+        .lock("a")
+        .wait(Duration::from_secs(30))
+        .acquire()
         .await
         .unwrap();
     assert!(held.is_held());
@@ -144,12 +163,12 @@ async fn a_repeated_grant_is_renewed_before_it_is_believed_and_a_first_one_is_no
             granted(request, true)
         }
     });
-    let held = client(&[&repeated]).lock(options()).await.unwrap();
+    let held = take(&client(&[&repeated])).await.unwrap();
     assert_eq!(repeated.requests("/v1/renew").len(), 1);
     held.release().await.unwrap();
 
     let first = server(|_, request| granted(request, true));
-    let held = client(&[&first]).lock(options()).await.unwrap();
+    let held = take(&client(&[&first])).await.unwrap();
     assert_eq!(first.requests("/v1/renew").len(), 0);
     held.release().await.unwrap();
 }
@@ -158,7 +177,7 @@ async fn a_repeated_grant_is_renewed_before_it_is_believed_and_a_first_one_is_no
 async fn no_answer_until_the_deadline_is_unknown_and_carries_the_ids() {
     let server = server(|_, _| Reaction::Hang);
     let client = client(&[&server]).with_timeout(Duration::from_millis(1_200));
-    let error = client.acquire(&options()).await.unwrap_err();
+    let error = take(&client).await.unwrap_err();
     let sent = server.requests("/v1/acquire");
     assert!(sent.len() >= 2 && same_ids(&sent));
     match error {
@@ -186,7 +205,7 @@ async fn a_503_after_a_lost_answer_does_not_make_the_outcome_known() {
         }
     });
     let client = client(&[&server]).with_timeout(Duration::from_millis(800));
-    let error = client.acquire(&options()).await.unwrap_err();
+    let error = take(&client).await.unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error}");
 }
 
@@ -199,7 +218,7 @@ async fn a_refusal_before_the_log_after_a_lost_answer_does_not_make_the_outcome_
             problem("invalid_request")
         }
     });
-    let error = client(&[&server]).acquire(&options()).await.unwrap_err();
+    let error = take(&client(&[&server])).await.unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error}");
 }
 
@@ -212,7 +231,7 @@ async fn a_decision_after_a_lost_answer_is_the_outcome() {
             problem("lock_held")
         }
     });
-    let error = client(&[&server]).acquire(&options()).await.unwrap_err();
+    let error = take(&client(&[&server])).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::LockHeld));
 }
 
@@ -220,7 +239,7 @@ async fn a_decision_after_a_lost_answer_is_the_outcome() {
 async fn only_503s_until_the_deadline_are_unavailable_and_say_what_each_node_said() {
     let server = server(|_, _| problem("no_leader"));
     let client = client(&[&server]).with_timeout(Duration::from_millis(500));
-    match client.acquire(&options()).await.unwrap_err() {
+    match take(&client).await.unwrap_err() {
         Error::Unavailable { failures, .. } => {
             assert!(failures[0].reason.contains("no_leader"), "{failures:?}");
         }
@@ -235,8 +254,9 @@ async fn an_answer_that_is_not_palisades_is_not_taken_for_a_refusal() {
         1 => Reaction::Answer(200, json!({"granted": "perhaps"})),
         _ => granted(request, true),
     });
-    let acquired = client(&[&server]).acquire(&options()).await.unwrap();
-    assert!(!acquired.at_once);
+    let client = client(&[&server]);
+    let guard = take(&client).await.unwrap();
+    assert!(guard.is_held() && !was_believed_at_once(&[&server]));
     assert_eq!(server.requests("/v1/acquire").len(), 3);
 }
 
@@ -244,7 +264,7 @@ async fn an_answer_that_is_not_palisades_is_not_taken_for_a_refusal() {
 async fn a_dropped_wait_is_cancelled_in_the_background() {
     let server = server(|_, request| queued(request));
     let client = client(&[&server]);
-    let mut lock = Box::pin(client.lock(options().wait(Duration::from_secs(600))));
+    let mut lock = Box::pin(client.lock("a").wait(Duration::from_secs(600)).acquire());
     while server.requests("/v1/acquire").is_empty() {
         tokio::select! {
             result = &mut lock => panic!("{result:?}"),
@@ -265,7 +285,7 @@ async fn a_dropped_wait_is_cancelled_in_the_background() {
 async fn a_dropped_lock_is_released_in_the_background() {
     let server = server(|_, request| granted(request, true));
     let client = client(&[&server]);
-    drop(client.lock(options()).await.unwrap());
+    drop(take(&client).await.unwrap());
     assert!(client.settle(Duration::from_secs(20)).await);
     assert_eq!(server.requests("/v1/release")[0].body["token"], TOKEN);
 }
@@ -284,5 +304,68 @@ async fn superseded_and_unknown_tokens_are_answers() {
             .await
             .unwrap();
         assert_eq!(answer.verdict, FenceVerdict::from(verdict));
+    }
+}
+
+#[tokio::test]
+async fn several_locks_and_modes_are_one_request_and_every_lock_has_its_token() {
+    let server = FakeServer::start(|request| match request.path.as_str() {
+        "/v1/acquire" => {
+            let expected = json!([
+                {"name": "a", "mode": "shared"},
+                {"name": "b"},
+                {"name": "c", "mode": "permits", "permits": 2, "limit": 5},
+            ]);
+            assert_eq!(request.body["locks"], expected);
+            assert_eq!(request.body["lock_delay_ms"], 700);
+            let Reaction::Answer(status, mut body) = granted(request, true) else {
+                panic!("not an answer")
+            };
+            body["locks"] = json!([
+                {"lock": "c", "mode": "permits", "token": 3},
+                {"lock": "a", "mode": "shared", "token": 1},
+                {"lock": "b", "mode": "exclusive", "token": 2},
+            ]);
+            Reaction::Answer(status, body)
+        }
+        "/v1/release" => {
+            assert_eq!(request.body["tokens"], json!([1, 2, 3]));
+            released()
+        }
+        other => panic!("nobody should ask for {other}"),
+    });
+    let request = client(&[&server]).lock("a").shared().and("b").and("c");
+    let request = request.permits(2, 5).lock_delay(Duration::from_millis(700));
+    let guard = request.acquire().await.unwrap();
+    assert_eq!(guard.token(), Ok(FencingToken(1)));
+    let b = "b".parse().unwrap();
+    assert_eq!(guard.token_of(&b), Ok(Some(FencingToken(2))));
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_serves_is_left_alone_while_others_do() {
+    let bad = server(|_, _| problem("no_leader"));
+    let good = server(|_, request| granted(request, true));
+    let client = client(&[&bad, &good]);
+    for _ in 0..30 {
+        take(&client).await.unwrap().release().await.unwrap();
+    }
+    let asked = bad.requests("/v1/acquire").len();
+    assert!(asked <= 1, "asked {asked} times, but the other one serves");
+}
+
+#[tokio::test]
+async fn a_bearer_token_goes_with_every_request_and_is_not_shown() {
+    let server = server(|_, request| granted(request, true));
+    let builder = Client::builder().endpoints([&server.endpoint]);
+    let builder = builder.bearer_token("sesame-7");
+    assert!(!format!("{builder:?}").contains("sesame"));
+    let client = builder.build().unwrap();
+    assert!(!format!("{client:?}").contains("sesame"));
+    take(&client).await.unwrap().release().await.unwrap();
+    for path in ["/v1/acquire", "/v1/release"] {
+        let request = &server.requests(path)[0];
+        assert_eq!(request.authorization.as_deref(), Some("Bearer sesame-7"));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lock_api::ErrorCode;
 use lock_client::{
-    Client, Error, HeldLock, LeaseId, LockName, LockOptions, Owner, fits, smallest_ttl,
+    Client, Error, LeaseId, LockGuard, LockName, LockRequest, Owner, fits, smallest_ttl,
 };
 
 use crate::arguments::LockArguments;
@@ -85,23 +85,34 @@ async fn acquire(
     arguments: &LockArguments,
     grace: Duration,
     signals: &mut Signals,
-) -> Result<HeldLock, ExitCode> {
-    let name = &arguments.name;
+) -> Result<LockGuard, ExitCode> {
+    let name = names(arguments);
     let wait = if arguments.try_once {
         Duration::ZERO
     } else {
         arguments.wait
     };
-    let usage = |error: Error| exit::fail(exit::USAGE, error);
-    let mut options = LockOptions::new(name.as_str())
-        .map_err(usage)?
+    let Some((first, others)) = arguments.names.split_first() else {
+        return Err(exit::fail(exit::USAGE, "no lock is named"));
+    };
+    let in_mode =
+        |request: LockRequest| match (arguments.shared, arguments.permits, arguments.limit) {
+            (true, ..) => request.shared(),
+            (false, Some(permits), Some(limit)) => request.permits(permits, limit),
+            _ => request,
+        };
+    let mut request = in_mode(client.lock(first.as_str()));
+    for other in others {
+        request = in_mode(request.and(other.as_str()));
+    }
+    request = request
         .ttl(arguments.ttl)
         .wait(wait)
         .stop_time(grace + KILL_ALLOWANCE);
     if let Some(owner) = arguments.owner.clone().or_else(default_owner) {
-        options = options.owner(owner);
+        request = request.owner(owner);
     }
-    let lock = client.lock(options);
+    let lock = request.acquire();
     let interrupted = async {
         loop {
             let signal = signals.next().await;
@@ -119,7 +130,7 @@ async fn acquire(
             // The wait was dropped, and is being cancelled in the background.
             if !client.settle(CANCEL_TIMEOUT).await {
                 exit::say(format_args!(
-                    "the cluster did not confirm that the wait for \"{name}\" is over; it ends by \
+                    "the cluster did not confirm that the wait for {name} is over; it ends by \
                      itself within {}",
                     duration::show(wait + arguments.ttl)
                 ));
@@ -133,25 +144,41 @@ async fn acquire(
             client.settle(CANCEL_TIMEOUT).await;
             let holder = match &error {
                 Error::Refused { problem } if problem.code == ErrorCode::WaitTimeout => {
-                    holder(client, name).await
+                    holder(client, &arguments.names).await
                 }
                 _ => None,
             };
+            let status = match exit::of(&error) {
+                exit::NOT_ACQUIRED => arguments.conflict_exit_code,
+                status => status,
+            };
             Err(exit::fail(
-                exit::of(&error),
+                status,
                 describe(&error, arguments, wait, holder),
             ))
         }
     }
 }
 
-/// Who holds the lock now, as far as the cluster says so in time: the refusal of a wait does not
-/// name anybody.
-async fn holder(client: &Client, name: &LockName) -> Option<String> {
-    let view = tokio::time::timeout(HOLDER_TIMEOUT, client.lock_view(name));
-    let view = view.await.ok()?.ok()?;
-    let holder = view.lock.holders.first()?;
-    Some(held_by(holder.owner.as_ref(), &holder.lease_id))
+/// The names of the locks, for people.
+fn names(arguments: &LockArguments) -> String {
+    let quoted = arguments.names.iter().map(|name| format!("\"{name}\""));
+    quoted.collect::<Vec<_>>().join(", ")
+}
+
+/// Who holds one of the locks now, as far as the cluster says so in time: the refusal of a wait does
+/// not name anybody.
+async fn holder(client: &Client, names: &[LockName]) -> Option<String> {
+    let look = async {
+        for name in names {
+            let view = client.lock_view(name).await.ok()?;
+            if let Some(holder) = view.lock.holders.first() {
+                return Some(held_by(holder.owner.as_ref(), &holder.lease_id));
+            }
+        }
+        None
+    };
+    tokio::time::timeout(HOLDER_TIMEOUT, look).await.ok()?
 }
 
 fn held_by(owner: Option<&Owner>, lease: &LeaseId) -> String {
@@ -168,23 +195,23 @@ fn describe(
     wait: Duration,
     holder: Option<String>,
 ) -> String {
-    let name = &arguments.name;
+    let name = names(arguments);
     match error {
         Error::Refused { problem } if exit::of(error) == exit::NOT_ACQUIRED => {
             let named = |lease| held_by(problem.holder_owner.as_ref(), lease);
             let reason = problem.holder_lease_id.as_ref().map(named).or(holder);
             let reason = reason.unwrap_or_else(|| problem.to_string());
             match wait.is_zero() {
-                true => format!("\"{name}\" is not free: {reason}. Try later, or --wait."),
+                true => format!("{name} is not free: {reason}. Try later, or --wait."),
                 false => format!(
-                    "\"{name}\" was not free within {}: {reason}. Try later, or wait longer.",
+                    "{name} was not free within {}: {reason}. Try later, or wait longer.",
                     duration::show(wait)
                 ),
             }
         }
         Error::Unavailable { .. } => format!("{error}. Check --endpoints and `palisade status`."),
         Error::Unknown { .. } => format!(
-            "{error}. If \"{name}\" was granted nevertheless, it frees itself within {}.",
+            "{error}. If {name} was granted nevertheless, it frees itself within {}.",
             duration::show(wait + arguments.ttl)
         ),
         _ => error.to_string(),

@@ -9,7 +9,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lock_client::{BootTime, BootTimer, Client, HeldLock, HoldState, Loss};
+use lock_client::{BootTime, BootTimer, Client, HoldState, LockGuard, Loss};
 
 use super::group::{Ended, Group};
 use super::signals::Signals;
@@ -17,6 +17,7 @@ use super::terminal::{self, Terminal};
 use crate::arguments::LockArguments;
 use crate::exit::{self, say};
 use crate::guard::Guard;
+use crate::hook::start_hook;
 
 /// How long the rest of a group may take to end by itself after the command has.
 const LINGER: Duration = Duration::from_millis(100);
@@ -28,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Runs the command under the lock and returns the exit status.
 pub(super) async fn run(
     client: &Client,
-    held: HeldLock,
+    held: LockGuard,
     arguments: &LockArguments,
     grace: Duration,
     signals: Signals,
@@ -85,13 +86,15 @@ struct Run {
     deadline: BootTime,
     stage: Stage,
     lost: bool,
+    environment: Vec<(&'static str, String)>,
+    on_lost: Option<String>,
 }
 
 impl Run {
     /// Starts the guard and the command; `None` when the lock was lost before.
     fn start(
         client: &Client,
-        held: &HeldLock,
+        held: &LockGuard,
         arguments: &LockArguments,
         grace: Duration,
         signals: Signals,
@@ -101,16 +104,17 @@ impl Run {
             .iter()
             .map(|endpoint| endpoint.as_str())
             .collect();
-        let environment = [
-            ("PALISADE_LOCK", held.lock().to_string()),
-            ("PALISADE_FENCING_TOKEN", held.token().to_string()),
+        let environment = vec![
+            ("PALISADE_LOCK", name_of(held)),
+            ("PALISADE_FENCING_TOKEN", held.token_unchecked().to_string()),
+            ("PALISADE_LOCKS", serde_json::to_string(held.holds())?),
             ("PALISADE_ENDPOINTS", endpoints.join(",")),
         ];
         let timer = BootTimer::new()?;
         let guard = Guard::start(None)
             .map_err(|error| io::Error::other(format!("the guard did not start: {error}")))?;
         let terminal = Terminal::in_foreground();
-        let (true, Some(deadline)) = (held.is_held(), deadline(held)) else {
+        let Ok(deadline) = held.check() else {
             guard.dismiss();
             return Ok(None);
         };
@@ -144,14 +148,15 @@ impl Run {
             deadline,
             stage,
             lost,
+            environment,
+            on_lost: arguments.on_lost.clone(),
         }))
     }
 
     /// Runs until no process of the group is left, or until that cannot be confirmed.
-    async fn until_gone(&mut self, held: &HeldLock) {
-        let mut state = held.watch();
+    async fn until_gone(&mut self, held: &LockGuard) {
         // What changed between the start and here is seen at once.
-        state.mark_changed();
+        let mut state = held.watch();
         while !matches!(self.stage, Stage::Gone | Stage::Stuck) {
             let next = self.next_step();
             let signal = tokio::select! {
@@ -162,8 +167,8 @@ impl Run {
                     None
                 }
                 () = self.timer.sleep_until(next) => None,
-                Ok(()) = state.changed(), if !self.lost => {
-                    if let HoldState::Held { deadline } = *state.borrow_and_update() {
+                state = state.next(), if !self.lost => {
+                    if let HoldState::Held { deadline } = state {
                         self.deadline = deadline;
                         self.tell_guard(deadline + self.grace);
                     }
@@ -195,6 +200,11 @@ impl Run {
         self.lost = true;
         say(format_args!("LOCK LOST: {loss}. Stopping the command."));
         self.terminate();
+        if let Some(command) = &self.on_lost
+            && let Err(error) = start_hook(command, &self.environment)
+        {
+            say(format_args!("cannot start --on-lost: {error}"));
+        }
     }
 
     fn terminate(&mut self) {
@@ -223,7 +233,7 @@ impl Run {
         self.group.signal(signal);
     }
 
-    fn look_at_children(&mut self, held: &HeldLock) {
+    fn look_at_children(&mut self, held: &LockGuard) {
         let changes = self.group.reap(self.guard.pid());
         if changes.guard_died {
             say("the guard was ended by somebody; starting another");
@@ -240,7 +250,7 @@ impl Run {
 
     /// The command was stopped. With a shell to continue us we stop as well, and the terminal goes
     /// to the shell; otherwise the lock is kept while the command sleeps.
-    fn stopped(&mut self, held: &HeldLock) {
+    fn stopped(&mut self, held: &LockGuard) {
         let Some(terminal) = self
             .terminal
             .as_ref()
@@ -252,7 +262,7 @@ impl Run {
         terminal.take_back_from(self.group.id());
         say(format_args!(
             "stopped: \"{}\" is not renewed meanwhile; in {} s it is lost and the command killed",
-            held.lock(),
+            name_of(held),
             (self.deadline + self.grace).remaining().as_secs()
         ));
         terminal::stop_self();
@@ -300,7 +310,7 @@ impl Run {
     }
 
     /// Cleans up, releases, and says how it went.
-    async fn finish(self, held: HeldLock) -> ExitCode {
+    async fn finish(self, held: LockGuard) -> ExitCode {
         if let Some(terminal) = &self.terminal {
             terminal.take_back_from(self.group.id());
         }
@@ -333,8 +343,8 @@ impl Run {
     }
 }
 
-async fn release(held: HeldLock) {
-    let (name, ttl) = (held.lock().clone(), held.ttl());
+async fn release(held: LockGuard) {
+    let (name, ttl) = (name_of(&held), held.ttl());
     if let Err(error) = held.release().await {
         say(format_args!(
             "\"{name}\" could not be released ({error}); it frees itself within {}",
@@ -343,9 +353,8 @@ async fn release(held: HeldLock) {
     }
 }
 
-fn deadline(held: &HeldLock) -> Option<BootTime> {
-    match *held.watch().borrow() {
-        HoldState::Held { deadline } => Some(deadline),
-        HoldState::Lost(_) => None,
-    }
+/// The name of the lock that was named first.
+fn name_of(held: &LockGuard) -> String {
+    let first = held.holds().first();
+    first.map(|hold| hold.lock.to_string()).unwrap_or_default()
 }

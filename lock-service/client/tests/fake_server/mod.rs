@@ -34,6 +34,7 @@ pub struct Request {
     pub path: String,
     pub body: Value,
     pub timeout_ms: u64,
+    pub authorization: Option<String>,
     pub at: Instant,
 }
 
@@ -139,7 +140,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         return None;
     }
     let path = line.split(' ').nth(1)?.to_owned();
-    let (mut length, mut timeout_ms) = (0, 0);
+    let (mut length, mut timeout_ms, mut authorization) = (0, 0, None);
     loop {
         line.clear();
         reader.read_line(&mut line).ok()?;
@@ -148,6 +149,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().unwrap(),
+            "authorization" => authorization = Some(value.trim().to_owned()),
             "palisade-timeout-ms" => timeout_ms = value.trim().parse().unwrap(),
             _ => {}
         }
@@ -163,6 +165,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         path,
         body,
         timeout_ms,
+        authorization,
         at: Instant::now(),
     })
 }
