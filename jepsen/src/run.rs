@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use crate::arguments::RunArguments;
 use crate::cluster::{Cluster, Sampler};
 use crate::exit;
-use crate::judge::{Applied, Plan, RECOVERY_WITHIN, judge};
+use crate::judge::{Applied, LockHistory, Plan, RECOVERY_WITHIN, judge};
 use crate::nemesis::{self, Fault, Nemesis};
 use crate::output::eprint_line;
 use crate::recorder::Recorder;
 use crate::run_directory::{
-    CLUSTER, ClusterSample, HISTORY, HISTORY_EDN, LinesWriter, NEMESIS, RESULTS, RUN, Results,
-    RunDescription, RunDirectory, RunVerdict,
+    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, HISTORY, HISTORY_EDN, LOG, LinesWriter, NEMESIS,
+    RESULTS, RUN, Results, RunDescription, RunDirectory, RunVerdict,
 };
 use crate::system::{self, System};
 use crate::workload::{self, Gates, Keys, Resources, Shared, Worker, Workload};
@@ -279,7 +279,6 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
     let plan = Plan {
         workloads: &lasted.workloads,
         missing: &lasted.missing,
-        faults: &prepared.faults,
         planned: &prepared.planned,
         features: &lasted.features,
         token_scope: prepared.system.token_scope(),
@@ -287,8 +286,10 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         failures: &lasted.failures,
         cut_short: &lasted.cut_short,
     };
-    let results = judge(&plan, &history, &lasted.faults, applied.as_ref())
+    let judged = judge(&plan, &history, &lasted.faults, applied.as_ref())
         .map_err(|error| format!("the history cannot be judged: {error}"))?;
+    leave(&directory, &judged.locks, applied.as_ref())?;
+    let results = judged.results;
     directory.write(RESULTS, &results).map_err(files)?;
     if results.verdict == RunVerdict::Valid && !arguments.keep_data {
         for node in &cluster.nodes {
@@ -298,6 +299,32 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
     }
     tell(&results, &directory).map_err(|error| format!("cannot print: {error}"))?;
     Ok(results.verdict)
+}
+
+/// Writes what the verdict rests on.
+fn leave(
+    directory: &RunDirectory,
+    locks: &LockHistory,
+    applied: Option<&Applied>,
+) -> Result<(), String> {
+    let create = |name: &str| {
+        let file = std::fs::File::create(directory.path(name));
+        file.map(io::BufWriter::new)
+            .map_err(|error| format!("{name}: {error}"))
+    };
+    let written = |name: &'static str| move |error: io::Error| format!("{name}: {error}");
+    Format::JsonLines
+        .write(&locks.history, create(CHECKED)?)
+        .map_err(|error| error.to_string())?;
+    if let Some(applied) = applied {
+        let mut out = create(LOG)?;
+        applied.write(&mut out).map_err(written(LOG))?;
+        out.flush().map_err(written(LOG))?;
+        let mut out = create(CHECKED_LOG)?;
+        locks.write_log(&mut out).map_err(written(CHECKED_LOG))?;
+        out.flush().map_err(written(CHECKED_LOG))?;
+    }
+    Ok(())
 }
 
 /// What the exercise left.

@@ -288,7 +288,7 @@ async fn swallow(
     state: &mut watch::Receiver<State>,
     is_cut: impl Fn(&State) -> bool,
 ) {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     loop {
         tokio::select! {
             _ = state.wait_for(|state| !is_cut(state)) => return,

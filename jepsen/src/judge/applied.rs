@@ -3,10 +3,11 @@
 //! request. It knows the form of Palisade's record and nothing of how the lock model decides.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use jepsen_checker::Position;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 /// The record of a run: each entry once.
 #[derive(Debug, Default)]
@@ -193,9 +194,31 @@ impl Applied {
         self.entries.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// The entries, by index.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &Json)> {
-        self.entries.iter().map(|(index, entry)| (*index, entry))
+    /// Writes the entries that somebody asked for, in the form of a dumped log.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let header = json!({
+            "format": "palisade-log",
+            "version": 1,
+            "first_index": 1,
+            "last_index": self.last_index(),
+        });
+        writeln!(out, "{header}")?;
+        for (index, entry) in &self.entries {
+            if entry["command"] == "Tick" {
+                continue;
+            }
+            let asked = variant(&entry["command"]).map(|(_, fields)| &fields["request"]);
+            let line = json!({
+                "index": index,
+                "ordinal": entry["outcome"]["position"]["ordinal"],
+                "request_id": asked.unwrap_or(&Json::Null),
+                "command": entry["command"],
+                "response": entry["outcome"]["response"],
+                "events": entry["outcome"]["events"],
+            });
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
     }
 
     /// What became of an acquire; `None` if it is not in the log.

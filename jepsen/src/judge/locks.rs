@@ -4,6 +4,7 @@
 //! comes out is one of what went in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::sync::Arc;
 
 use jepsen_checker::witness::{LogDump, LogEntry};
@@ -12,20 +13,47 @@ use jepsen_checker::{
     Process, Value,
 };
 
+use serde_json::json;
+
 use super::applied::{Applied, Effect};
 use crate::recorder::{map, number};
 
 /// What comes out.
 #[derive(Debug)]
-pub(super) struct LockHistory {
+pub(crate) struct LockHistory {
     /// Acquires, releases, renewals and revocations, each by a process of its own.
-    pub(super) history: History,
+    pub(crate) history: History,
     /// The log of the same requests; `None` if the system gave none.
-    pub(super) log: Option<LogDump>,
+    pub(crate) log: Option<LogDump>,
     /// Unknown outcomes that the log showed to have taken effect.
     pub(super) resolved: u64,
     /// Unknown outcomes that the log showed not to have, or that tell nothing.
     pub(super) dropped: u64,
+}
+
+impl LockHistory {
+    /// Writes the log that belongs to the history, in the form that `check --log` reads.
+    pub(crate) fn write_log(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let Some(log) = &self.log else {
+            return Ok(());
+        };
+        let header = json!({
+            "format": "palisade-log",
+            "version": 1,
+            "first_index": log.first_index,
+            "last_index": log.last_index,
+        });
+        writeln!(out, "{header}")?;
+        for entry in &log.entries {
+            let line = json!({
+                "index": entry.position.index,
+                "ordinal": entry.position.ordinal,
+                "request_id": entry.request.as_deref(),
+            });
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// An operation on its way.

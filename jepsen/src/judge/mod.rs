@@ -16,9 +16,10 @@ use jepsen_checker::lock_checks::{
 };
 use jepsen_checker::models::{AnyModel, Expiry, Locks};
 use jepsen_checker::witness::WitnessVerdict;
-use jepsen_checker::{Budget, History, Malformed, Outcome, Settings, Value, Verdict};
+use jepsen_checker::{Budget, History, Malformed, Outcome, Settings, Verdict};
 
 pub(crate) use applied::Applied;
+pub(crate) use locks::LockHistory;
 
 use crate::nemesis::{Fault, HEALED};
 use crate::recorder::{count_operations, workload_of};
@@ -41,8 +42,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) workloads: &'a [Workload],
     /// Those that were asked for by name and could not run, and why.
     pub(crate) missing: &'a [String],
-    /// The faults that could come.
-    pub(crate) faults: &'a [Fault],
     /// Single faults or groups that must have come.
     pub(crate) planned: &'a [String],
     /// What the system has.
@@ -57,31 +56,41 @@ pub(crate) struct Plan<'a> {
     pub(crate) cut_short: &'a [String],
 }
 
+/// What judging leaves.
+pub(crate) struct Judged {
+    /// The verdict.
+    pub(crate) results: Results,
+    /// What the lock models were given.
+    pub(crate) locks: LockHistory,
+}
+
 /// Judges a run.
 pub(crate) fn judge(
     plan: &Plan<'_>,
     history: &History,
     faults: &[FaultRecord],
     applied: Option<&Applied>,
-) -> Result<Results, Malformed> {
+) -> Result<Judged, Malformed> {
     let started = Instant::now();
     let mut checks = vec![nodes_check(plan)];
     let record = LockRecord::read(history)?;
-    checks.extend(linearizability(history, applied)?);
+    let locks = locks::lock_history(history, applied)?;
+    checks.extend(linearizability(&locks)?);
     checks.extend(applied.map(replicas_agree));
     for report in lock_reports(plan, history, &record, faults)? {
         checks.push(counted(history, &report));
     }
     checks.push(coverage_check(plan, history, faults));
     let (verdict, why) = sum(&checks);
-    Ok(Results {
+    let results = Results {
         verdict,
         why,
         checks,
         operations: count_operations(history),
         faults: count_faults(faults),
         judged_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-    })
+    };
+    Ok(Judged { results, locks })
 }
 
 /// Invalid if any check that counts is, else unknown if any is.
@@ -141,13 +150,9 @@ fn lines_of(history: &History, id: jepsen_checker::OperationId) -> Vec<u64> {
 }
 
 /// The search and the witness: two ways to one promise.
-fn linearizability(
-    history: &History,
-    applied: Option<&Applied>,
-) -> Result<Vec<CheckResult>, Malformed> {
+fn linearizability(locks: &LockHistory) -> Result<Vec<CheckResult>, Malformed> {
     let promise =
         "every lock, lease and token behaves as if one node did everything, one after the other";
-    let locks = locks::lock_history(history, applied)?;
     let model = AnyModel::Locks(Locks::lease_lock(Expiry {
         ttl_ms: 15_000,
         ..Expiry::default()
@@ -168,7 +173,7 @@ fn linearizability(
         Verdict::Invalid(_) => RunVerdict::Invalid,
         Verdict::Unknown(_) => RunVerdict::Unknown,
     };
-    let decided = if applied.is_some() {
+    let decided = if locks.log.is_some() {
         format!(
             "\nof operations of unknown outcome the log shows {} to have taken effect; {} had none, or \
              tell nothing",

@@ -16,6 +16,9 @@ use crate::workload::Shared;
 /// How long a node may take until it serves after it was started again.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a pause of clients waits for one that uses a resource under a lock.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a fault came to.
 pub(super) struct Begun {
     /// To whom and how, in words.
@@ -89,7 +92,7 @@ impl<'r> Environment<'r> {
             Fault::PauseOne | Fault::PauseLeader | Fault::PauseMinority => {
                 self.pause(fault, rng).await
             }
-            Fault::PauseClients => self.pause_clients(rng),
+            Fault::PauseClients => self.pause_clients(rng).await,
             Fault::RestartOne => self.restart_one(rng).await,
             Fault::RestartRolling => self.restart_rolling(until).await,
             Fault::Transfer => self.transfer(rng).await,
@@ -294,11 +297,17 @@ impl<'r> Environment<'r> {
         Ok(self.installed(target, &victims, Mend::Resume(victims.clone())))
     }
 
-    fn pause_clients(&mut self, rng: &mut StdRng) -> Result<Begun> {
+    async fn pause_clients(&mut self, rng: &mut StdRng) -> Result<Begun> {
         let gates = &self.shared.gates;
         let mut clients: Vec<usize> = (0..gates.len()).collect();
         clients.shuffle(rng);
-        let holders = gates.holders();
+        // Who uses a resource is worth waiting for, where anybody does.
+        let patience = Instant::now() + HOLDER_PATIENCE;
+        let mut holders = gates.holders();
+        while holders.is_empty() && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            holders = gates.holders();
+        }
         clients.sort_by_key(|client| !holders.contains(client));
         clients.truncate((gates.len() / 2).max(1));
         for client in &clients {

@@ -4,10 +4,10 @@
 //!
 //! To add one, implement [`System`] and [`Client`], and name it in [`by_name`]; docs/testing.md has a guide.
 
-//ETCD
+mod etcd;
 mod lease;
 mod palisade;
-//REDIS
+mod redis;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -151,14 +151,6 @@ impl Answer {
     pub(crate) fn unknown(why: impl Into<String>) -> Self {
         Answer {
             ending: Ending::Unknown(why.into()),
-            position: None,
-        }
-    }
-
-    /// Done, without a position.
-    pub(crate) fn done(reply: Reply) -> Self {
-        Answer {
-            ending: Ending::Done(reply),
             position: None,
         }
     }
@@ -330,8 +322,6 @@ pub(crate) enum Action {
     Transfer(Option<String>),
     /// Take a snapshot.
     Snapshot,
-    /// Give the learner of this name its vote.
-    Promote(String),
     /// Take the member of this name out.
     Remove(String),
 }
@@ -354,8 +344,8 @@ pub(crate) const NAMES: [&str; 3] = ["palisade", "etcd", "redis"];
 pub(crate) fn by_name(name: &str, binary: Option<PathBuf>) -> Result<Arc<dyn System>, String> {
     match name {
         "palisade" => Ok(Arc::new(palisade::Palisade::find(binary)?)),
-        //"etcd" => Ok(Arc::new(etcd::Etcd::find(binary)?)),
-        //"redis" => Ok(Arc::new(redis::Redis::find(binary)?)),
+        "etcd" => Ok(Arc::new(etcd::Etcd::find(binary)?)),
+        "redis" => Ok(Arc::new(redis::Redis::find(binary)?)),
         other => Err(format!(
             "there is no system {other:?}; there are {}",
             NAMES.join(", ")

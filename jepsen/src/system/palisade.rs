@@ -80,7 +80,7 @@ impl Palisade {
     }
 }
 
-fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
+pub(super) fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
     reqwest::Client::builder()
         .no_proxy()
         .connect_timeout(Duration::from_secs(1))
@@ -253,10 +253,6 @@ impl System for Palisade {
                     ("transfer", json!({"to_node_id": to}))
                 }
                 Action::Snapshot => ("snapshot", json!({})),
-                Action::Promote(name) => {
-                    let member = self.member_id(node, name).await?;
-                    ("promote", json!({"node_id": member}))
-                }
                 Action::Remove(name) => {
                     let member = self.member_id(node, name).await?;
                     ("remove", json!({"node_id": member}))
@@ -355,7 +351,7 @@ impl Client for PalisadeClient {
 }
 
 /// The words of an error and of what caused it.
-fn describe(error: &reqwest::Error) -> String {
+pub(super) fn describe(error: &reqwest::Error) -> String {
     let mut words = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -20,8 +20,7 @@ use crate::run_directory::NodeSample;
 
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Deletes the key if it has the value.
-const RELEASE: &str =
-    "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
+const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
 
 /// Redis.
 pub(super) struct Redis {
@@ -66,7 +65,14 @@ impl System for Redis {
             // The folder is there; the data folder is Palisade's business.
             .arg(node.data.parent().unwrap_or(&node.data))
             // Whatever it acknowledged it has after a kill, so that only the lock is on trial.
-            .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+            .args([
+                "--save",
+                "",
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+            ]);
         command
     }
 
@@ -108,11 +114,7 @@ impl System for Redis {
         Ok(Box::new(RedisClient { addresses }))
     }
 
-    fn administer<'a>(
-        &'a self,
-        _: SocketAddr,
-        _: &'a Action,
-    ) -> BoxFuture<'a, Result<(), String>> {
+    fn administer<'a>(&'a self, _: SocketAddr, _: &'a Action) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async { Err("Redis is not asked for this".to_owned()) })
     }
 }

@@ -37,12 +37,11 @@ impl Keys {
         let first = rng.random_range(0..AT_A_TIME);
         let second = (first + rng.random_range(1..AT_A_TIME)) % AT_A_TIME;
         let mut all = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = [first, second].map(|slot| {
+        [first, second].map(|slot| {
             let uses = all.entry((workload, slot)).or_default();
             *uses += 1;
             Self::name(workload, slot, *uses - 1)
-        });
-        names
+        })
     }
 }
 
