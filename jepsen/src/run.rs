@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::cluster::{Cluster, Sampler};
+use crate::cluster::{Cluster, Sampler, find_faketime, find_shim};
 use crate::exit;
 use crate::judge::{Applied, LockHistory, Plan, RECOVERY_WITHIN, judge};
-use crate::nemesis::{self, Fault, Nemesis};
+use crate::nemesis::{self, Fault, Library, Nemesis};
 use crate::output::eprint_line;
 use crate::recorder::Recorder;
 use crate::run_directory::{
@@ -88,13 +88,20 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
     let mut faults = Vec::new();
     for fault in nemesis::select(&arguments.nemesis)? {
         let lacks = |need| !system.abilities().contains(need);
-        match fault.needs().iter().find(|need| lacks(need)) {
-            None => faults.push(fault),
-            Some(need) => left_out.push(format!(
+        let lacks = fault.needs().iter().find(|need| lacks(need));
+        let library = match fault.preload() {
+            None => Ok(()),
+            Some(Library::Shim) => find_shim(),
+            Some(Library::Faketime) => find_faketime().map(|_| ()),
+        };
+        match (lacks, library) {
+            (None, Ok(())) => faults.push(fault),
+            (Some(need), _) => left_out.push(format!(
                 "{}: {} has no {need:?}",
                 fault.name(),
                 system.name()
             )),
+            (None, Err(why)) => left_out.push(format!("{}: {why}", fault.name())),
         }
     }
     // What was asked for by name must come; of `all`, each group that can.
@@ -208,6 +215,15 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         prepared.seed,
     )
     .map_err(files)?;
+    let needs = |library| {
+        let mut faults = prepared.faults.iter();
+        faults.any(|fault| fault.preload() == Some(library))
+    };
+    let faketime = match needs(Library::Faketime) {
+        true => Some(find_faketime()?),
+        false => None,
+    };
+    cluster.preload(needs(Library::Shim), faketime.as_deref())?;
     let mut description = RunDescription {
         format: "palisade-jepsen-run".to_owned(),
         version: 1,

@@ -2,10 +2,12 @@
 //! faults by name and records nothing; it does what it is told and says whether that worked.
 
 mod network;
+mod preload;
 mod process;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,9 +26,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a node may take to end after SIGTERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Changes a node's command before each start.
-pub(crate) type Customise = Box<dyn Fn(&mut std::process::Command) -> Result<(), String> + Send>;
-
 /// One node.
 pub(crate) struct Node {
     /// Where it is.
@@ -34,8 +33,10 @@ pub(crate) struct Node {
     origin: Origin,
     log: std::path::PathBuf,
     process: Option<Process>,
-    /// What its next starts are told besides.
-    pub(crate) customise: Vec<Customise>,
+    /// What is loaded into it.
+    pub(crate) preload: Preload,
+    /// It may end by itself: its disk fails.
+    pub(crate) may_end: bool,
 }
 
 /// What a node's process does.
@@ -117,7 +118,8 @@ impl Cluster {
                 origin: Origin::Joins(Vec::new()),
                 log: folder.join("log"),
                 process: None,
-                customise: Vec::new(),
+                preload: Preload::default(),
+                may_end: false,
             });
         }
         let peers: Vec<SocketAddr> = nodes[..members]
@@ -152,6 +154,18 @@ impl Cluster {
         })
     }
 
+    /// Has libraries loaded into all nodes from their first start on.
+    pub(crate) fn preload(
+        &mut self,
+        with_cuts: bool,
+        faketime: Option<&Path>,
+    ) -> Result<(), String> {
+        for node in &mut self.nodes {
+            node.preload = Preload::new(&node.plan.data, with_cuts, faketime)?;
+        }
+        Ok(())
+    }
+
     /// Where a client dials each node.
     pub(crate) fn links_of(&self, client: usize) -> Vec<SocketAddr> {
         self.client_links.get(client).cloned().unwrap_or_default()
@@ -179,7 +193,7 @@ impl Cluster {
 
     /// Whether a node has never been started.
     pub(crate) fn is_unused(&self, node: usize) -> bool {
-        self.nodes[node].process.is_none() && !self.nodes[node].plan.data.exists()
+        self.nodes[node].process.is_none() && !self.nodes[node].log.exists()
     }
 
     /// Members whose process runs.
@@ -193,9 +207,7 @@ impl Cluster {
         let system = self.system.clone();
         let node = &mut self.nodes[number];
         let mut command = system.command(&node.plan, &node.origin);
-        for customise in &node.customise {
-            customise(&mut command)?;
-        }
+        node.preload.prepare(&mut command)?;
         let process = Process::start(&mut command, &node.log)
             .map_err(|error| format!("{} cannot be started: {error}", node.plan.name))?;
         self.network.node_is_up(number, Some(process.pid()));
@@ -234,7 +246,8 @@ impl Cluster {
             .terminate(TERMINATE_LIMIT)
             .await
             .map_err(|error| format!("{name}: {error}"))?;
-        if status.success() {
+        // Some programs end by the signal itself.
+        if status.success() || status.signal() == Some(nix::libc::SIGTERM) {
             Ok(())
         } else {
             Err(format!("{name} ended after SIGTERM with {status}"))
@@ -273,7 +286,9 @@ impl Cluster {
                 node.process = None;
                 self.network.node_is_up(number, None);
                 self.publish(number);
-                words.push(format!("{} ended by itself: {status}", self.name(number)));
+                if !self.nodes[number].may_end {
+                    words.push(format!("{} ended by itself: {status}", self.name(number)));
+                }
             }
         }
         words

@@ -16,7 +16,7 @@ use jepsen_checker::lock_checks::{
 };
 use jepsen_checker::models::{AnyModel, Expiry, Locks};
 use jepsen_checker::witness::WitnessVerdict;
-use jepsen_checker::{Budget, History, Malformed, Outcome, Settings, Verdict};
+use jepsen_checker::{Budget, Event, History, Malformed, Outcome, Settings, Value, Verdict};
 
 pub(crate) use applied::Applied;
 pub(crate) use locks::LockHistory;
@@ -35,6 +35,12 @@ const SEARCH_LIMIT: Duration = Duration::from_secs(120);
 const SEARCH_MEMORY_BYTES: u64 = 3 << 30;
 /// After healing, what still fails until then is forgiven.
 pub(crate) const RECOVERY_WITHIN: Duration = Duration::from_secs(5);
+
+const RECOVERY: Recovery = Recovery {
+    healed: HEALED,
+    within_ms: RECOVERY_WITHIN.as_millis() as u64,
+    least_operations: 10,
+};
 
 /// What a run was to be.
 pub(crate) struct Plan<'a> {
@@ -80,6 +86,8 @@ pub(crate) fn judge(
     for report in lock_reports(plan, history, &record, faults)? {
         checks.push(counted(history, &report));
     }
+    let patient = without_impatient(history)?;
+    checks.push(counted(&patient, &recovery(&patient, RECOVERY)));
     checks.push(coverage_check(plan, history, faults));
     let (verdict, why) = sum(&checks);
     let results = Results {
@@ -287,13 +295,19 @@ fn lock_reports(
     if runs(Workload::FencedCounter) && paused {
         reports.push(unguarded_resource(history)?);
     }
-    let rules = Recovery {
-        healed: HEALED,
-        within_ms: u64::try_from(RECOVERY_WITHIN.as_millis()).unwrap_or(u64::MAX),
-        least_operations: 10,
-    };
-    reports.push(recovery(history, rules));
     Ok(reports)
+}
+
+/// The history without those who give up on purpose before an answer can come.
+fn without_impatient(history: &History) -> Result<History, Malformed> {
+    let of_impatient = |event: &Event| {
+        let key = event.key.as_ref().and_then(Value::as_words);
+        let workload = key.and_then(|key| key.split_once('/'));
+        workload.is_some_and(|(workload, _)| workload == Workload::BlindRetries.name())
+    };
+    let events = history.events().iter();
+    let patient = events.filter(|event| !of_impatient(event)).cloned();
+    History::new(patient, history.fail_meaning())
 }
 
 fn counted(history: &History, report: &CheckReport) -> CheckResult {

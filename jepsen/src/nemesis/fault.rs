@@ -2,7 +2,16 @@
 
 use crate::system::Ability;
 
-/// What a fault touches. Two of one class are never under way together.
+/// A library that a fault needs in the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Library {
+    /// libfaketime.
+    Faketime,
+    /// The one of tests/power-cut.
+    Shim,
+}
+
+/// What a fault touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Links.
@@ -13,6 +22,15 @@ pub(crate) enum Class {
     Clients,
     /// What an operator may ask of the cluster.
     Operations,
+}
+
+impl Class {
+    /// Whether faults of both may be under way. Clients that stand still show something only while the
+    /// others get on.
+    pub(crate) fn agrees_with(self, other: Class) -> bool {
+        let apart = [Class::Clients, Class::Processes];
+        self != other && !(apart.contains(&self) && apart.contains(&other))
+    }
 }
 
 macro_rules! faults {
@@ -52,6 +70,18 @@ macro_rules! faults {
                 match self { $(Fault::$name => &[$(Ability::$need),*],)* }
             }
 
+            /// Which library must be loaded into the nodes for it.
+            pub(crate) fn preload(self) -> Option<Library> {
+                match self {
+                    Fault::ClockJump => Some(Library::Faketime),
+                    Fault::PowerCutOne
+                    | Fault::PowerCutAll
+                    | Fault::FsyncSlow
+                    | Fault::FsyncFails => Some(Library::Shim),
+                    _ => None,
+                }
+            }
+
             /// What it is.
             pub(crate) fn description(self) -> &'static str {
                 match self { $(Fault::$name => $doc,)* }
@@ -78,12 +108,18 @@ faults! {
     PauseOne "pause-one" "pause" Processes 500..4500 [] "SIGSTOP to one node";
     PauseLeader "pause-leader" "pause" Processes 500..4500 [Leader] "SIGSTOP to the leader";
     PauseMinority "pause-minority" "pause" Processes 500..4500 [Peers] "SIGSTOP to as many as may be missing";
-    PauseClients "pause-clients" "pause" Clients 2300..4500 [] "clients stand still for longer than their leases live, holders first";
+    PauseClients "pause-clients" "pause" Clients 3000..5500 [] "clients stand still for longer than their leases live, holders first";
     RestartOne "restart-one" "restart" Processes 0..1000 [] "SIGTERM to one node, which is started again";
     RestartRolling "restart-rolling" "restart" Processes 0..0 [Peers] "SIGTERM to each node in turn, the next when the last serves again";
     Transfer "transfer" "transfer" Operations 0..0 [Transfer] "the leadership is handed over";
     ReplaceMember "replace-member" "membership" Processes 0..0 [Membership] "a new node joins and a member is taken out for good";
     SnapshotStorm "snapshot-storm" "snapshot" Operations 1000..4000 [Snapshot] "all nodes take snapshots, again and again";
+    ClockJump "clock-jump" "clock" Operations 1000..4000 [] "wall clocks jump, by up to a day, forwards and backwards";
+    PowerCutOne "power-cut-one" "disk" Processes 100..1500 [Durable] "one node loses power: what it had not synced is gone, or torn";
+    PowerCutAll "power-cut-all" "disk" Processes 100..1000 [Durable] "all nodes lose power at once";
+    FsyncSlow "fsync-slow" "disk" Operations 1000..4000 [Durable] "syncs of some nodes take long";
+    FsyncFails "fsync-fails" "disk" Processes 1000..3000 [Durable] "syncs of one node fail; then it loses power";
+    BitFlip "bit-flip" "disk" Processes 0..0 [Durable] "a bit of a node's data is flipped while it is down, and put right when it refuses to start";
 }
 
 /// What `--nemesis` says, as faults; names of faults and groups, `all` and `none`.

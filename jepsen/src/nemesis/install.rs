@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use power_cut::Fsync;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use super::Fault;
+use super::flip::Flip;
 use crate::cluster::{Cluster, End, ProcessState, Rule};
 use crate::run_directory::FaultOutcome;
 use crate::system::Action;
@@ -17,7 +19,10 @@ use crate::workload::Shared;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a pause of clients waits for one that uses a resource under a lock.
-const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
+const HOLDER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a node with a flipped bit is watched.
+const FLIP_LIMIT: Duration = Duration::from_secs(4);
 
 /// What a fault came to.
 pub(super) struct Begun {
@@ -44,6 +49,12 @@ enum Mend {
     Resume(Vec<usize>),
     /// These clients go on.
     Clients(Vec<usize>),
+    /// Their clocks are right.
+    Clocks(Vec<usize>),
+    /// Their syncs are honest.
+    Syncs(Vec<usize>),
+    /// It lost power after its syncs failed; it is started.
+    FailedDisk(usize),
     /// The task is ended.
     Task(tokio::task::JoinHandle<()>),
 }
@@ -98,6 +109,11 @@ impl<'r> Environment<'r> {
             Fault::Transfer => self.transfer(rng).await,
             Fault::ReplaceMember => self.replace_member(rng).await,
             Fault::SnapshotStorm => self.snapshot_storm(),
+            Fault::ClockJump => self.clock_jump(rng),
+            Fault::PowerCutOne | Fault::PowerCutAll => self.power_cut(fault, rng).await,
+            Fault::FsyncSlow => self.fsync_slow(rng),
+            Fault::FsyncFails => self.fsync_fails(rng).await,
+            Fault::BitFlip => self.bit_flip(rng).await,
         };
         begun.unwrap_or_else(Begun::skipped)
     }
@@ -269,7 +285,7 @@ impl<'r> Environment<'r> {
                 return Ok((vec![self.leader().await?], ", which led"));
             }
             Fault::KillMinority | Fault::PauseMinority => (minority, ""),
-            Fault::KillAll => (running.len(), ""),
+            Fault::KillAll | Fault::PowerCutAll => (running.len(), ""),
             _ => (1, ""),
         };
         running.truncate(count);
@@ -309,7 +325,7 @@ impl<'r> Environment<'r> {
             holders = gates.holders();
         }
         clients.sort_by_key(|client| !holders.contains(client));
-        clients.truncate((gates.len() / 2).max(1));
+        clients.truncate((gates.len() / 3).max(1));
         for client in &clients {
             gates.pause(*client, true);
         }
@@ -441,6 +457,103 @@ impl<'r> Environment<'r> {
         Ok(self.installed(target, &nodes, Mend::Task(task)))
     }
 
+    fn clock_jump(&mut self, rng: &mut StdRng) -> Result<Begun> {
+        let nodes = self.members(1, rng)?;
+        let mut words = Vec::new();
+        for node in &nodes {
+            let most = 10i64.pow(rng.random_range(0..6)).min(86_400);
+            let seconds = rng.random_range(-most..=most);
+            self.cluster.nodes[*node].preload.jump(seconds)?;
+            words.push(format!("{} by {seconds:+} s", self.cluster.name(*node)));
+        }
+        Ok(self.installed(words.join(", "), &nodes, Mend::Clocks(nodes.clone())))
+    }
+
+    async fn power_cut(&mut self, fault: Fault, rng: &mut StdRng) -> Result<Begun> {
+        let (victims, _) = self.victims(fault, rng).await?;
+        for victim in &victims {
+            self.cluster.kill(*victim)?;
+        }
+        let mut words = Vec::new();
+        for victim in &victims {
+            // Nothing, all, or any part of what was not synced is left.
+            let kept = |unsynced: u64| match rng.random_range(0..3) {
+                0 => 0,
+                1 => unsynced,
+                _ => rng.random_range(0..=unsynced),
+            };
+            let lost = self.cluster.nodes[*victim].preload.cut_power(kept)?;
+            words.push(format!("{} ({lost})", self.cluster.name(*victim)));
+        }
+        Ok(self.installed(words.join(", "), &victims, Mend::Start(victims.clone())))
+    }
+
+    fn fsync_slow(&mut self, rng: &mut StdRng) -> Result<Begun> {
+        let members = self.members(1, rng)?;
+        let some = members[..rng.random_range(1..=members.len())].to_vec();
+        let pause = Duration::from_millis(rng.random_range(10..250));
+        for node in &some {
+            self.cluster.nodes[*node].preload.slow(pause)?;
+        }
+        let target = format!("{}, by {pause:?}", self.cluster.names(&some));
+        Ok(self.installed(target, &some, Mend::Syncs(some.clone())))
+    }
+
+    async fn fsync_fails(&mut self, rng: &mut StdRng) -> Result<Begun> {
+        let (victims, _) = self.victims(Fault::FsyncFails, rng).await?;
+        let node = victims[0];
+        // It is right to stop.
+        self.cluster.nodes[node].may_end = true;
+        self.cluster.nodes[node]
+            .preload
+            .set_fsync(Fsync::FailAfter(rng.random_range(0..20)))?;
+        let target = self.cluster.names(&victims);
+        Ok(self.installed(target, &victims, Mend::FailedDisk(node)))
+    }
+
+    fn mend_failed_disk(&mut self, node: usize) -> Result<()> {
+        if self.cluster.state(node) != ProcessState::Down {
+            self.cluster.kill(node)?;
+        }
+        self.cluster.nodes[node].may_end = false;
+        // The page cache of a disk whose syncs failed is not to be believed.
+        self.cluster.nodes[node].preload.cut_power(|_| 0)?;
+        self.cluster.start(node)
+    }
+
+    /// A node must either be right or refuse to start; never start and be wrong.
+    async fn bit_flip(&mut self, rng: &mut StdRng) -> Result<Begun> {
+        let (victims, _) = self.victims(Fault::BitFlip, rng).await?;
+        let node = victims[0];
+        self.cluster.kill(node)?;
+        let flip = Flip::draw(&self.cluster.nodes[node].plan.data, rng);
+        let flip = flip.map_err(|error| format!("no bit could be flipped: {error}"));
+        let target = match &flip {
+            Ok(flip) => format!("{}, {}", self.cluster.name(node), flip.words()),
+            Err(_) => self.cluster.name(node),
+        };
+        let mut begun = self.installed(target, &victims, Mend::Nothing);
+        if let Err(why) = &flip {
+            begun.outcome = FaultOutcome::Indeterminate;
+            begun.reason = Some(why.clone());
+        }
+        self.cluster.nodes[node].may_end = true;
+        self.cluster.start(node)?;
+        // The others may be cut off from it, so that it cannot serve: that is no refusal.
+        let _ = self.cluster.wait_ready(node, FLIP_LIMIT).await;
+        self.cluster.ended_by_themselves();
+        if self.cluster.state(node) == ProcessState::Down {
+            begun.reason = Some(format!("it refused: {}", self.cluster.last_words(node)));
+            if let Ok(flip) = flip {
+                flip.undo().map_err(|error| error.to_string())?;
+            }
+            self.cluster.nodes[node].may_end = false;
+            self.cluster.start(node)?;
+        }
+        self.cluster.nodes[node].may_end = false;
+        Ok(begun)
+    }
+
     pub(super) async fn heal(&mut self, begun: Begun) -> Result<()> {
         match begun.mend {
             Mend::Nothing => Ok(()),
@@ -466,6 +579,13 @@ impl<'r> Environment<'r> {
                 }
                 Ok(())
             }
+            Mend::Clocks(nodes) => nodes
+                .into_iter()
+                .try_for_each(|node| self.cluster.nodes[node].preload.jump(0)),
+            Mend::Syncs(nodes) => nodes
+                .into_iter()
+                .try_for_each(|node| self.cluster.nodes[node].preload.set_fsync(Fsync::Honest)),
+            Mend::FailedDisk(node) => self.mend_failed_disk(node),
             Mend::Task(task) => {
                 task.abort();
                 Ok(())

@@ -3,6 +3,7 @@
 //! fault is recorded with what became of it, and everything is healed at the end.
 
 mod fault;
+mod flip;
 mod install;
 
 use std::collections::VecDeque;
@@ -13,7 +14,8 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
-pub(crate) use fault::{Class, Fault, select};
+use fault::Class;
+pub(crate) use fault::{Fault, Library, select};
 use install::{Begun, Environment};
 
 use crate::cluster::Cluster;
@@ -81,14 +83,14 @@ impl<'r> Nemesis<'r> {
         names.join(" ")
     }
 
-    /// The next fault whose class is not under way. Every group comes before any comes again.
+    /// The next fault that agrees with what is under way. Every group comes before any comes again.
     fn draw(&mut self) -> Option<Fault> {
         for _ in 0..2 {
             let busy: Vec<Class> = self.active.iter().map(|active| active.class).collect();
             let fits = self
                 .deck
                 .iter()
-                .position(|fault| !busy.contains(&fault.class()));
+                .position(|fault| busy.iter().all(|class| fault.class().agrees_with(*class)));
             if let Some(at) = fits {
                 return self.deck.remove(at);
             }

@@ -240,6 +240,8 @@ pub(crate) enum Ability {
     Membership,
     /// Snapshots can be asked for.
     Snapshot,
+    /// It survives power cuts, stops when a sync fails, and refuses damaged data.
+    Durable,
 }
 
 /// Where a node is, and what it has.

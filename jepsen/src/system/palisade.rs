@@ -197,6 +197,7 @@ impl System for Palisade {
             Ability::Transfer,
             Ability::Membership,
             Ability::Snapshot,
+            Ability::Durable,
         ]
     }
 
