@@ -62,7 +62,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
 
-    /// How many clients run side by side [default: 10]
+    /// How many clients run side by side [default: 10, of `mixed` 20]
     #[arg(long, value_name = "N", value_parser = between_1_and(100))]
     pub(crate) clients: Option<usize>,
 

@@ -115,7 +115,13 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
     }
     planned.sort_unstable();
     planned.dedup();
-    let clients = arguments.clients.unwrap_or(10);
+    // Of each part of `mixed` a few, so that they get into each other's way.
+    let by_workload = if arguments.workload == workload::MIXED {
+        20
+    } else {
+        10
+    };
+    let clients = arguments.clients.unwrap_or(by_workload);
     Ok(Prepared {
         system,
         version,

@@ -102,15 +102,29 @@ fn a_cluster_under_partitions_kills_and_pauses_is_found_valid_and_leaves_what_a_
         "log.jsonl",
         "nodes/n1/log",
     ] {
-        let length = std::fs::metadata(run.folder.path().join(name)).unwrap().len();
+        let length = std::fs::metadata(run.folder.path().join(name))
+            .unwrap()
+            .len();
         assert!(length > 0, "{name} is empty");
     }
     let description = run.json("run.json");
     assert_eq!(description["seed"], 17);
-    assert!(description["command"].as_str().unwrap().contains("--seed 17"));
+    assert!(
+        description["command"]
+            .as_str()
+            .unwrap()
+            .contains("--seed 17")
+    );
     // What was checked can be checked again, by the command that takes anybody's histories.
     let again = jepsen()
-        .args(["check", "--model", "lease-lock", "--fail", "observation", "--log"])
+        .args([
+            "check",
+            "--model",
+            "lease-lock",
+            "--fail",
+            "observation",
+            "--log",
+        ])
         .arg(run.folder.path().join("checked-log.jsonl"))
         .arg(run.folder.path().join("checked.jsonl"))
         .output()
@@ -134,13 +148,19 @@ fn paused_clients_lose_updates_of_an_unguarded_resource_and_none_of_a_guarded_on
     assert_eq!(run.status(), 0, "{}", run.words());
     assert_eq!(run.check("guarded resource")["verdict"], "valid");
     let control = run.check("unguarded resource");
-    assert!(!control["findings"].as_array().unwrap().is_empty(), "{control}");
+    assert!(
+        !control["findings"].as_array().unwrap().is_empty(),
+        "{control}"
+    );
 }
 
 #[test]
 fn a_system_that_does_not_sync_is_convicted_by_power_cuts() {
-    if let Err(why) = std::fs::metadata(palisaded().with_file_name("examples/libpower_cut_shim.so")) {
-        panic!("the preload library is not built ({why}): cargo build --release -p power-cut --examples");
+    if let Err(why) = std::fs::metadata(palisaded().with_file_name("examples/libpower_cut_shim.so"))
+    {
+        panic!(
+            "the preload library is not built ({why}): cargo build --release -p power-cut --examples"
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let careless = folder.path().join("palisaded");

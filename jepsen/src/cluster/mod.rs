@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 use network::free_ports;
 pub(crate) use network::{End, Network, Rule};
+use preload::Preload;
+pub(crate) use preload::{find_faketime, find_shim};
 use process::Process;
 
 use crate::run_directory::{ClusterSample, NodeSample, RunDirectory};
