@@ -19,6 +19,20 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Check(CheckArguments),
+    Report(ReportArguments),
+}
+
+/// Make the page of a run from the folder that it left: DIR/report.html
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The page says what was judged, repeats no judgement, and loads nothing from anywhere.
+
+Exit status:
+  0  the page was written        3  DIR is no run's folder, or the page cannot be written")]
+pub(crate) struct ReportArguments {
+    /// The folder of the run
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Decide whether histories are linearizable, and explain those that are not
@@ -116,7 +130,9 @@ mod tests {
             .into_iter()
             .chain(line.split_whitespace());
         Arguments::try_parse_from(words).map(|arguments| {
-            let Command::Check(check) = arguments.command;
+            let Command::Check(check) = arguments.command else {
+                panic!("another command");
+            };
             check
         })
     }

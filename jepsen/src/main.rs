@@ -1,5 +1,6 @@
-//! `palisade-jepsen`, the command line of the harness. It judges recorded histories: `check`. The
-//! judging is jepsen-checker's; here are files, clocks and terminals.
+//! `palisade-jepsen`, the command line of the harness. It judges recorded histories: `check`; and
+//! makes the page of a run: `report`. The judging is jepsen-checker's; here are files, clocks and
+//! terminals.
 
 mod arguments;
 mod check;
@@ -7,6 +8,7 @@ mod exit;
 mod guess;
 mod output;
 mod progress;
+mod report;
 #[allow(
     dead_code,
     reason = "`run` is being written; the report begins from it"
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let Command::Check(arguments) = arguments.command;
-    ExitCode::from(check::run(&arguments))
+    ExitCode::from(match arguments.command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+    })
 }

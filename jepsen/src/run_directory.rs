@@ -12,6 +12,7 @@
 //!   log.jsonl        the committed log, if the system gives one  jepsen_checker::witness::LogDump
 //!   events.jsonl     event streams, if the system has them       jepsen_checker::lock_checks::read_event_streams
 //!   results.json     the verdict, by checker                     Results
+//!   report.html      all of it as a page                         made from the rest
 //!   nodes/NAME/log   what the node wrote to standard error, over all its starts
 //!   nodes/NAME/data  its data, of runs that are not valid
 //! ```
@@ -48,6 +49,8 @@ pub(crate) const LOG: &str = "log.jsonl";
 pub(crate) const EVENTS: &str = "events.jsonl";
 /// `results.json`.
 pub(crate) const RESULTS: &str = "results.json";
+/// `report.html`.
+pub(crate) const REPORT: &str = "report.html";
 /// `nodes`.
 pub(crate) const NODES: &str = "nodes";
 
@@ -88,6 +91,10 @@ pub(crate) struct RunDescription {
     pub(crate) harness_version: String,
     /// When it began.
     pub(crate) started_unix_ms: u64,
+    /// The wall clock's time at the zero of all `_ns`, by which nodes' logs are matched; absent in runs that
+    /// did not record it.
+    #[serde(default)]
+    pub(crate) clock_began_unix_ms: Option<u64>,
     /// When operations had ended; absent while it runs, and of a run that was cut off.
     #[serde(default)]
     pub(crate) ended_unix_ms: Option<u64>,
