@@ -331,10 +331,11 @@ impl Builder {
         }
         let rows = || plan.iter().flat_map(|lane| &lane.rows);
         let count: usize = rows().map(Vec::len).sum();
-        let groups = |grain_ns| rows().map(|row| joined(row, grain_ns).count()).sum();
+        let groups =
+            |grain_ns: u64| -> usize { rows().map(|row| joined(row, grain_ns).count()).sum() };
         let mut grain_ns = 0;
         // Ends at the latest when all holds of a row are one.
-        while MOST_HOLDS < groups(grain_ns) {
+        while groups(grain_ns) > MOST_HOLDS {
             grain_ns = (grain_ns * 2).max(input.end_ns / 20_000).max(1);
         }
         if grain_ns > 0 {
