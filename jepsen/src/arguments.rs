@@ -20,6 +20,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Run(Box<RunArguments>),
     Check(CheckArguments),
+    Report(ReportArguments),
     /// Show the workloads, faults and systems that `run` knows
     List,
 }
@@ -95,6 +96,19 @@ fn positive_rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
         _ => Err("operations per second, above 0".to_owned()),
     }
+}
+
+/// Make the page of a run from the folder that it left: DIR/report.html
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The page says what was judged, repeats no judgement, and loads nothing from anywhere.
+
+Exit status:
+  0  the page was written        3  DIR is no run's folder, or the page cannot be written")]
+pub(crate) struct ReportArguments {
+    /// The folder of the run
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Decide whether histories are linearizable, and explain those that are not

@@ -1,7 +1,7 @@
 //! `palisade-jepsen`, the command line of the harness. `run` breaks a real cluster and judges what its
-//! clients saw; `check` judges histories that somebody recorded. The judging is jepsen-checker's; here
-//! are processes, networks, files, clocks and terminals. It talks to built binaries, and never links
-//! what it tests.
+//! clients saw; `report` makes a page of that; `check` judges histories that somebody recorded. The
+//! judging is jepsen-checker's; here are processes, networks, files, clocks and terminals. It talks to
+//! built binaries, and never links what it tests.
 
 mod arguments;
 mod check;
@@ -14,6 +14,7 @@ mod nemesis;
 mod output;
 mod progress;
 mod recorder;
+mod report;
 mod run;
 mod run_directory;
 mod system;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     ExitCode::from(match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::List => list::list(),
     })
 }

@@ -21,6 +21,7 @@ use crate::judge::{Applied, LockHistory, Plan, RECOVERY_WITHIN, judge};
 use crate::nemesis::{self, Fault, Library, Nemesis};
 use crate::output::eprint_line;
 use crate::recorder::Recorder;
+use crate::report;
 use crate::run_directory::{
     CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, HISTORY, HISTORY_EDN, LOG, LinesWriter, NEMESIS,
     RESULTS, RUN, Results, RunDescription, RunDirectory, RunVerdict,
@@ -313,6 +314,10 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
     leave(&directory, &judged.locks, applied.as_ref())?;
     let results = judged.results;
     directory.write(RESULTS, &results).map_err(files)?;
+    // The verdict stands without its page.
+    if let Err(why) = report::write(&directory) {
+        eprint_line(&format!("no report: {why}"));
+    }
     if results.verdict == RunVerdict::Valid && !arguments.keep_data {
         for node in &cluster.nodes {
             // It may never have run.

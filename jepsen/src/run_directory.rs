@@ -12,7 +12,9 @@
 //!   log.jsonl        what was applied, if the system tells       jepsen_checker::witness::LogDump
 //!   checked.jsonl    what the lock models were given             jepsen_checker::format::Format::JsonLines
 //!   checked-log.jsonl  the log of its operations                 jepsen_checker::witness::LogDump
+//!   events.jsonl     event streams; no workload has them yet     jepsen_checker::lock_checks::read_event_streams
 //!   results.json     the verdict, by checker                     Results
+//!   report.html      all of it as a page                         made from the rest
 //!   nodes/NAME/log   what the node wrote to standard error, over all its starts
 //!   nodes/NAME/data  its data, of runs that are not valid
 //! ```
@@ -50,12 +52,16 @@ pub(crate) const NEMESIS: &str = "nemesis.jsonl";
 pub(crate) const CLUSTER: &str = "cluster.jsonl";
 /// `log.jsonl`.
 pub(crate) const LOG: &str = "log.jsonl";
+/// `events.jsonl`.
+pub(crate) const EVENTS: &str = "events.jsonl";
 /// `checked.jsonl`.
 pub(crate) const CHECKED: &str = "checked.jsonl";
 /// `checked-log.jsonl`.
 pub(crate) const CHECKED_LOG: &str = "checked-log.jsonl";
 /// `results.json`.
 pub(crate) const RESULTS: &str = "results.json";
+/// `report.html`.
+pub(crate) const REPORT: &str = "report.html";
 /// `nodes`.
 pub(crate) const NODES: &str = "nodes";
 
@@ -96,6 +102,10 @@ pub(crate) struct RunDescription {
     pub(crate) harness_version: String,
     /// When it began.
     pub(crate) started_unix_ms: u64,
+    /// The wall clock's time at the zero of all `_ns`, by which nodes' logs are matched; absent in runs that
+    /// did not record it.
+    #[serde(default)]
+    pub(crate) clock_began_unix_ms: Option<u64>,
     /// When operations had ended; absent while it runs, and of a run that was cut off.
     #[serde(default)]
     pub(crate) ended_unix_ms: Option<u64>,
@@ -297,7 +307,6 @@ impl RunDirectory {
     }
 
     /// The folder of a run that there was.
-    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn open(root: &Path) -> Self {
         RunDirectory {
             root: root.to_owned(),
@@ -330,7 +339,6 @@ impl RunDirectory {
     }
 
     /// Reads a file of one JSON object.
-    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<T> {
         Ok(serde_json::from_slice(&std::fs::read(self.path(name))?)?)
     }
@@ -341,20 +349,6 @@ impl RunDirectory {
             out: BufWriter::new(File::create(self.path(name))?),
             of: PhantomData,
         })
-    }
-
-    /// Reads a file of JSON lines; none if the run left no such file.
-    #[allow(dead_code, reason = "the report reads what a run wrote")]
-    pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
-        &self,
-        name: &str,
-    ) -> io::Result<Vec<T>> {
-        let text = match std::fs::read_to_string(self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            text => text?,
-        };
-        let lines = text.lines().filter(|line| !line.trim().is_empty());
-        lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }
 
@@ -389,10 +383,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_they_were_written_and_a_missing_file_has_none() {
+    fn lines_are_in_the_file_as_they_were_pushed() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDirectory::create(folder.path()).unwrap();
-        assert!(run.read_lines::<FaultRecord>(NEMESIS).unwrap().is_empty());
         let fault = FaultRecord {
             number: 0,
             fault: "partition-leader".into(),
@@ -407,9 +400,9 @@ mod tests {
         let mut out = run.lines(NEMESIS).unwrap();
         out.push(&fault).unwrap();
         out.push(&fault).unwrap();
-        assert_eq!(
-            run.read_lines::<FaultRecord>(NEMESIS).unwrap(),
-            [fault.clone(), fault]
-        );
+        let text = std::fs::read_to_string(run.path(NEMESIS)).unwrap();
+        let read = |line| serde_json::from_str::<FaultRecord>(line).unwrap();
+        let lines: Vec<FaultRecord> = text.lines().map(read).collect();
+        assert_eq!(lines, [fault.clone(), fault]);
     }
 }

@@ -100,6 +100,7 @@ fn a_cluster_under_partitions_kills_and_pauses_is_found_valid_and_leaves_what_a_
         "nemesis.jsonl",
         "cluster.jsonl",
         "log.jsonl",
+        "report.html",
         "nodes/n1/log",
     ] {
         let length = std::fs::metadata(run.folder.path().join(name))

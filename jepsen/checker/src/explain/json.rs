@@ -40,7 +40,9 @@ fn verdict_json(history: &History, verdict: &Verdict) -> Json {
     let mut json = json!({ "verdict": verdict_name(verdict) });
     match verdict {
         Verdict::Valid { linearization } if linearization.is_empty() => {}
-        Verdict::Valid { linearization } => json["linearization"] = calls(linearization),
+        Verdict::Valid { linearization } => {
+            json["linearization"] = calls(history, linearization);
+        }
         Verdict::Invalid(violation) => json["violation"] = violation_json(history, violation),
         Verdict::Unknown(reason) => {
             json["unknown"] =
@@ -51,7 +53,8 @@ fn verdict_json(history: &History, verdict: &Verdict) -> Json {
 }
 
 fn violation_json(history: &History, violation: &Violation) -> Json {
-    let partial = violation.partial_linearizations.iter().map(partial_json);
+    let partial = violation.partial_linearizations.iter();
+    let partial = partial.map(|partial| partial_json(history, partial));
     json!({
         "objects": objects(&violation.objects),
         "stuck": operation(history, violation.stuck),
@@ -60,9 +63,9 @@ fn violation_json(history: &History, violation: &Violation) -> Json {
     })
 }
 
-fn partial_json(partial: &PartialLinearization) -> Json {
+fn partial_json(history: &History, partial: &PartialLinearization) -> Json {
     let alternatives = partial.alternatives.iter().map(|alternative| {
-        let mut json = origin(alternative.origin);
+        let mut json = origin(history, alternative.origin);
         json["call"] = (*alternative.call).into();
         match &alternative.why {
             WhyNot::Refused { reason } => json["refused"] = (**reason).into(),
@@ -71,15 +74,15 @@ fn partial_json(partial: &PartialLinearization) -> Json {
         json
     });
     json!({
-        "calls": calls(&partial.calls),
+        "calls": calls(history, &partial.calls),
         "state": partial.state,
         "alternatives": alternatives.collect::<Vec<_>>(),
     })
 }
 
-fn calls(calls: &[LinearizedCall]) -> Json {
+fn calls(history: &History, calls: &[LinearizedCall]) -> Json {
     let one = |call: &LinearizedCall| {
-        let mut json = origin(call.origin);
+        let mut json = origin(history, call.origin);
         json["call"] = (*call.call).into();
         json["state"] = (*call.state).into();
         json
@@ -87,11 +90,21 @@ fn calls(calls: &[LinearizedCall]) -> Json {
     calls.iter().map(one).collect::<Vec<_>>().into()
 }
 
-fn origin(origin: Origin) -> Json {
-    match origin {
-        Origin::Operation(id) => json!({ "operation": id.0 }),
-        Origin::Derived(id) => json!({ "operation": id.0, "derived": true }),
+/// The lines are where the operation begins and ends; 0 is not told.
+fn origin(history: &History, origin: Origin) -> Json {
+    let operation = history.operation(origin.operation());
+    let mut json = json!({ "operation": operation.id.0 });
+    let end = operation.completion.map(|end| history.event(end).line);
+    let begin = history.event(operation.invocation).line;
+    for (name, line) in [("line", Some(begin)), ("end_line", end)] {
+        if let Some(line) = line.filter(|line| *line > 0) {
+            json[name] = line.into();
+        }
     }
+    if let Origin::Derived(_) = origin {
+        json["derived"] = true.into();
+    }
+    json
 }
 
 fn objects(objects: &[Value]) -> Json {

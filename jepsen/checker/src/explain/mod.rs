@@ -2,6 +2,7 @@
 //! nothing out; pages are in `html`.
 
 mod json;
+mod read;
 mod text;
 
 use crate::lock_checks::Conclusion;
@@ -9,6 +10,7 @@ use crate::witness::{Contradiction, WitnessVerdict};
 use crate::{Event, History, OperationId, Origin, Outcome, UnknownReason, Value, Verdict};
 
 pub use json::{checks_json, report_json, witness_json};
+pub use read::read_violation;
 pub use text::{checks_text, report_text, witness_text};
 
 /// `valid`, `invalid` or `unknown`.

@@ -108,3 +108,22 @@ fn checks_have_a_line_each_and_their_findings() {
         serde_json::json!([0, 1])
     );
 }
+
+#[test]
+fn a_violation_is_read_back_from_json_as_it_was_found() {
+    let (history, report) = stale_read();
+    let Verdict::Invalid(violation) = &report.verdict else {
+        panic!("{:?}", report.verdict);
+    };
+    let json = report_json(&history, &report);
+    let back = read_violation(&history, &json["violation"]).unwrap();
+    assert_eq!(back, **violation);
+}
+
+#[test]
+fn a_violation_of_another_history_is_refused_by_its_line() {
+    let (history, report) = stale_read();
+    let json = report_json(&history, &report);
+    let error = read_violation(&history.prefix(3), &json["violation"]).unwrap_err();
+    assert!(error.contains("line 5"), "{error}");
+}

@@ -96,7 +96,7 @@ pub(super) fn write(
 }
 
 /// One value, and nothing else: for the etcd log, whose values are EDN.
-pub(super) fn value(text: &str, line: u64) -> Result<Value, Malformed> {
+pub(crate) fn value(text: &str, line: u64) -> Result<Value, Malformed> {
     let mut reader = Reader { rest: text, line };
     reader.skip_space()?;
     let value = reader.value(0)?;

@@ -24,6 +24,8 @@ use std::io::{Read, Write};
 
 use crate::{FailMeaning, History, Malformed};
 
+pub(crate) use edn::value as edn_value;
+
 /// A way to write a history down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {

@@ -138,11 +138,47 @@ impl fmt::Display for Page {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let template = PageTemplate {
             page: self,
-            css: include_str!("../../templates/page.css"),
-            script: include_str!("../../templates/page.js"),
+            css: STYLE,
+            script: SCRIPT,
         };
         template.render_into(out).map_err(|_| fmt::Error)
     }
+}
+
+/// The style sheet that a page with a [`Fragment`] needs.
+pub const STYLE: &str = include_str!("../../templates/page.css");
+/// The script that a page with a [`Fragment`] needs, after everything else in the body. It wants
+/// `<aside id="inspector" hidden><b></b><pre></pre><p></p></aside>` there.
+pub const SCRIPT: &str = include_str!("../../templates/page.js");
+
+/// What a [`Page`] shows of one report, its explanation and pictures, for a page of somebody else's.
+/// Write it out with [`Display`](fmt::Display); it is escaped already.
+pub struct Fragment(ReportView);
+
+impl Fragment {
+    /// Draws a report under a heading, which may be empty.
+    #[must_use]
+    pub fn of_report(
+        heading: &str,
+        history: &History,
+        report: &Report,
+        options: TimelineOptions,
+    ) -> Self {
+        Fragment(ReportView::of(heading, history, report, options))
+    }
+}
+
+impl fmt::Display for Fragment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let template = ReportTemplate { report: &self.0 };
+        template.render_into(out).map_err(|_| fmt::Error)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct ReportTemplate<'r> {
+    report: &'r ReportView,
 }
 
 #[derive(Template)]

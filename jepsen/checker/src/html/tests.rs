@@ -167,3 +167,19 @@ fn parts_and_checks_have_tables_and_the_violated_part_is_drawn() {
     assert_eq!(count(&page, "<article"), 1);
     assert!(page.contains("get &#34;y&#34; -&#62; &#34;1&#34;"));
 }
+
+#[test]
+fn a_fragment_is_what_the_page_shows_of_its_report() {
+    let history = history(STALE_READ);
+    let report = check(
+        &Register::default(),
+        &history,
+        &Settings::default(),
+        &Budget::GENEROUS,
+    )
+    .unwrap();
+    let options = TimelineOptions::default();
+    let fragment = Fragment::of_report("", &history, &report, options).to_string();
+    assert!(fragment.contains("class=\"violation\""));
+    assert!(page(&history, options).contains(fragment.trim()));
+}
