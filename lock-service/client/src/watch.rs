@@ -31,7 +31,8 @@ impl Client {
     /// ```no_run
     /// # async fn run(client: lock_client::Client) -> Result<(), Box<dyn std::error::Error>> {
     /// use futures::StreamExt;
-    /// let mut events = client.watch_lock("nightly-billing".parse()?).stream();
+    /// let events = client.watch_lock("nightly-billing".parse()?).stream();
+    /// let mut events = std::pin::pin!(events);
     /// while let Some(event) = events.next().await {
     ///     let event = event?;
     ///     println!("{} {}", event.position, event.event_type);
@@ -190,9 +191,8 @@ impl Watch {
             return Ok(());
         };
         for event in events {
-            match event.id.as_deref().map(str::parse) {
-                Some(Ok(place)) => self.query.after = Some(place),
-                Some(Err(_)) | None => {}
+            if let Some(Ok(place)) = event.id.as_deref().map(str::parse) {
+                self.query.after = Some(place);
             }
             match serde_json::from_str::<LockEvent>(&event.data) {
                 Ok(event) => self.ready.push_back(event),
