@@ -23,6 +23,7 @@ help:
 	@echo 'make check   formatting, lints, licences: what changes nothing and must be clean'
 	@echo 'make soak    faults for $(SECONDS) s, $(CUTS) power cuts of a log, $(SIMULATIONS) simulations; SEED=N repeats'
 	@echo 'make bench-snapshot  what a 1 GiB snapshot costs: memory, throughput, and the time of others'
+	@echo 'make jepsen  the long matrix of the harness: hours of real clusters under real faults'
 	@echo 'make fix     repair what formatter and linter can'
 	@echo 'make set-up  install what building needs (done by run, test and check)'
 
@@ -66,6 +67,12 @@ soak: set-up
 bench-snapshot: set-up
 	cargo bench --profile release --locked --workspace --bench freeze
 	cargo bench --profile release --locked --workspace --bench snapshot
+
+# Hours: every workload under every group of faults, and everything together. Prints a table.
+.PHONY: jepsen
+jepsen: set-up
+	cargo build --release --workspace --all-targets --locked
+	JEPSEN_BIN='$(target_dir)/release' scripts/jepsen
 
 .PHONY: fix
 fix: set-up

@@ -8,7 +8,7 @@ use jepsen_checker::FailMeaning;
 use jepsen_checker::format::Format;
 use jepsen_checker::models::AnyModel;
 
-/// Judges recorded histories of concurrent systems.
+/// Breaks real clusters, and judges recorded histories of concurrent systems.
 #[derive(Debug, Parser)]
 #[command(name = "palisade-jepsen", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -18,8 +18,11 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Run(Box<RunArguments>),
     Check(CheckArguments),
     Report(ReportArguments),
+    /// Show the workloads, faults and systems that `run` knows
+    List,
 }
 
 /// Make the page of a run from the folder that it left: DIR/report.html
@@ -33,6 +36,79 @@ pub(crate) struct ReportArguments {
     /// The folder of the run
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+}
+
+/// Start a cluster, break it while clients use it, and judge what they saw
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status:
+  0  valid: nothing broken was found, and all that was planned happened
+  1  invalid: a promise was broken
+  2  unknown: nothing broken was found, but too little happened to say that nothing is
+  3  the harness could not do its work")]
+pub(crate) struct RunArguments {
+    /// What clients do: see `list`; `mixed` is all of it side by side
+    #[arg(long, value_name = "WORKLOAD", default_value = "lock")]
+    pub(crate) workload: String,
+
+    /// What goes wrong: groups or single faults, with commas between them; `all`, or `none`
+    #[arg(
+        long,
+        value_name = "FAULT,…",
+        value_delimiter = ',',
+        default_value = "partition,kill,pause"
+    )]
+    pub(crate) nemesis: Vec<String>,
+
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = between_1_and(9))]
+    pub(crate) nodes: usize,
+
+    /// How long faults and operations run side by side; recovery comes on top
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
+    pub(crate) time: Duration,
+
+    /// Operations per second that all clients together aim at
+    #[arg(long, value_name = "R", default_value_t = 100.0, value_parser = positive_rate)]
+    pub(crate) rate: f64,
+
+    /// The seed of every choice [default: drawn, and told]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+
+    /// How many clients run side by side [default: 10, of `mixed` 20]
+    #[arg(long, value_name = "N", value_parser = between_1_and(100))]
+    pub(crate) clients: Option<usize>,
+
+    /// What is tested: palisade, etcd or redis
+    #[arg(long, value_name = "SYSTEM", default_value = "palisade")]
+    pub(crate) system: String,
+
+    /// The system's binary [default: palisaded beside this program; others as the system installs them]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) binary: Option<PathBuf>,
+
+    /// The run's folder, new or empty [default: one in ./jepsen-runs]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Keep the nodes' data of a valid run too
+    #[arg(long)]
+    pub(crate) keep_data: bool,
+}
+
+fn between_1_and(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("a number from 1 to {most}")),
+    }
+}
+
+fn positive_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
+        _ => Err("operations per second, above 0".to_owned()),
+    }
 }
 
 /// Decide whether histories are linearizable, and explain those that are not

@@ -1,19 +1,24 @@
-//! `palisade-jepsen`, the command line of the harness. It judges recorded histories: `check`; and
-//! makes the page of a run: `report`. The judging is jepsen-checker's; here are files, clocks and
-//! terminals.
+//! `palisade-jepsen`, the command line of the harness. `run` breaks a real cluster and judges what its
+//! clients saw; `check` judges histories that somebody recorded; `report` makes a page of
+//! a run. The judging is jepsen-checker's; here are processes, networks, files, clocks and terminals. It
+//! talks to built binaries, and never links what it tests.
 
 mod arguments;
 mod check;
+mod cluster;
 mod exit;
 mod guess;
+mod judge;
+mod list;
+mod nemesis;
 mod output;
 mod progress;
+mod recorder;
 mod report;
-#[allow(
-    dead_code,
-    reason = "`run` is being written; the report begins from it"
-)]
+mod run;
 mod run_directory;
+mod system;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -37,7 +42,9 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::List => list::list(),
     })
 }

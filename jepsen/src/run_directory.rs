@@ -9,8 +9,9 @@
 //!   history.edn      the same, for Jepsen's tools                jepsen_checker::format::Format::Edn
 //!   nemesis.jsonl    every fault, one per line, by its end       FaultRecord
 //!   cluster.jsonl    who led, in which term, who answered        ClusterSample
-//!   log.jsonl        the committed log, if the system gives one  jepsen_checker::witness::LogDump
-//!   events.jsonl     event streams, if the system has them       jepsen_checker::lock_checks::read_event_streams
+//!   log.jsonl        what was applied, if the system tells       jepsen_checker::witness::LogDump
+//!   checked.jsonl    what the lock models were given             jepsen_checker::format::Format::JsonLines
+//!   checked-log.jsonl  the log of its operations                 jepsen_checker::witness::LogDump
 //!   results.json     the verdict, by checker                     Results
 //!   report.html      all of it as a page                         made from the rest
 //!   nodes/NAME/log   what the node wrote to standard error, over all its starts
@@ -25,6 +26,11 @@
 //! `lock/7`. The process `nemesis` says `F` when a fault begins and `heal-F` when it ends, both with the
 //! target in words as value, and `heal-all` when the last one ended. Failures carry an `error` with the
 //! system's code, refusals of Palisade also a `position`.
+//!
+//! **What was checked** is the history in other words: repeats of a request are one operation, unknown
+//! outcomes are decided by the log, cancels are releases, and whoever a read saw was `already_held`. It can
+//! be checked again: `palisade-jepsen check --model lease-lock --fail observation checked.jsonl`, with `--log
+//! checked-log.jsonl` for the witness. The text of an explanation names lines of `history.jsonl`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -45,8 +51,10 @@ pub(crate) const NEMESIS: &str = "nemesis.jsonl";
 pub(crate) const CLUSTER: &str = "cluster.jsonl";
 /// `log.jsonl`.
 pub(crate) const LOG: &str = "log.jsonl";
-/// `events.jsonl`.
-pub(crate) const EVENTS: &str = "events.jsonl";
+/// `checked.jsonl`.
+pub(crate) const CHECKED: &str = "checked.jsonl";
+/// `checked-log.jsonl`.
+pub(crate) const CHECKED_LOG: &str = "checked-log.jsonl";
 /// `results.json`.
 pub(crate) const RESULTS: &str = "results.json";
 /// `report.html`.
@@ -296,6 +304,7 @@ impl RunDirectory {
     }
 
     /// The folder of a run that there was.
+    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn open(root: &Path) -> Self {
         RunDirectory {
             root: root.to_owned(),
@@ -328,6 +337,7 @@ impl RunDirectory {
     }
 
     /// Reads a file of one JSON object.
+    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<T> {
         Ok(serde_json::from_slice(&std::fs::read(self.path(name))?)?)
     }
@@ -341,6 +351,7 @@ impl RunDirectory {
     }
 
     /// Reads a file of JSON lines; none if the run left no such file.
+    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
         &self,
         name: &str,

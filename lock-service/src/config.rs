@@ -170,6 +170,12 @@ pub struct ServeArgs {
     #[arg(long, hide = true)]
     #[serde(skip)]
     pub unsafe_no_sync: bool,
+
+    /// Write down each entry that this node applies, with its outcome, at the end of this file: for the
+    /// harness, which resolves unknown outcomes by it
+    #[arg(long, hide = true, value_name = "FILE")]
+    #[serde(skip)]
+    pub record_applied: Option<PathBuf>,
 }
 
 /// Settings, complete and checked.
@@ -222,6 +228,8 @@ pub struct ServeConfig {
     pub stop_with_stdin: bool,
     /// Never sync.
     pub unsafe_no_sync: bool,
+    /// Where to write down what is applied.
+    pub record_applied: Option<PathBuf>,
 }
 
 /// What is wrong with the settings, and how to mend it.
@@ -354,6 +362,7 @@ impl ServeArgs {
                 .unwrap_or(false),
             stop_with_stdin: self.stop_with_stdin,
             unsafe_no_sync: self.unsafe_no_sync,
+            record_applied: self.record_applied,
         })
     }
 }

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod offline;
 pub mod planted;
 mod problem;
+mod record;
 mod renewals;
 pub mod restore;
 mod routes;

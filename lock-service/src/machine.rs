@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::clock::{AppliedClock, unix_ms};
 use crate::metrics::grants;
 use crate::planted::{ServiceBug, is_planted};
+use crate::record::AppliedRecord;
 use crate::waiters::Waiters;
 
 /// Wakes the ticker when something falls due before it meant to look again.
@@ -54,6 +55,8 @@ pub struct Surroundings {
     /// Check the model's invariants after every entry, and stop this node when one is broken. Slow:
     /// for tests.
     pub check_invariants: bool,
+    /// Where to write down each entry and its outcome, before anybody hears of it.
+    pub record: Option<AppliedRecord>,
 }
 
 /// The replicated lock table of one node.
@@ -106,6 +109,11 @@ impl StateMachine for LockMachine {
             return Err(MachineError(refusal.to_string()));
         }
         self.check()?;
+        if let Some(record) = &self.surroundings.record {
+            record.add(&entry, &command, &outcome).map_err(|error| {
+                MachineError(format!("what was applied cannot be recorded: {error}"))
+            })?;
+        }
         self.surroundings.clock.applied(self.table.clock());
         self.surroundings.alarm.due(self.table.next_deadline());
         self.surroundings.waiters.tell(&outcome.events);

@@ -21,6 +21,7 @@ use crate::https::{Certificate, TlsListener};
 use crate::machine::{LockMachine, Surroundings};
 use crate::metrics::Exposition;
 use crate::planted;
+use crate::record::AppliedRecord;
 use crate::routes::{App, router};
 use crate::service::Service;
 use crate::ticker::Ticker;
@@ -335,8 +336,11 @@ async fn start_node(
     if let Some(planted) = planted::sync_policy() {
         raft.sync = planted;
     }
+    let record = config.record_applied.as_deref().map(AppliedRecord::open);
+    let record = record.transpose().map_err(StartError::Storage)?;
     let surroundings = Surroundings {
         check_invariants: config.check_invariants,
+        record,
         ..Surroundings::default()
     };
     let machine = LockMachine::new(surroundings.clone());

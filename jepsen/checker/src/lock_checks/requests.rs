@@ -56,7 +56,9 @@ fn grants(record: &LockRecord<'_>, report: &mut CheckReport) {
 }
 
 fn releases(record: &LockRecord<'_>, report: &mut CheckReport) {
-    let mut held: HashMap<(Option<&Value>, u64), OperationId> = HashMap::new();
+    // Sharers have one token, and each releases it.
+    type Hold<'r> = (Option<&'r Holder>, Option<&'r Value>, u64);
+    let mut held: HashMap<Hold<'_>, OperationId> = HashMap::new();
     for ending in record
         .endings
         .iter()
@@ -64,7 +66,8 @@ fn releases(record: &LockRecord<'_>, report: &mut CheckReport) {
     {
         for token in &ending.tokens {
             report.examined += 1;
-            if let Some(before) = held.insert((ending.lock.as_ref(), *token), ending.operation) {
+            let hold = (ending.holder.as_ref(), ending.lock.as_ref(), *token);
+            if let Some(before) = held.insert(hold, ending.operation) {
                 report.find(
                     [before, ending.operation],
                     format!(
@@ -168,6 +171,21 @@ mod tests {
             "{:was_held true}",
         );
         assert_eq!(judge(&script).conclusion, Conclusion::Fail);
+    }
+
+    #[test]
+    fn sharers_release_one_token_each_for_itself() {
+        let mut script = Script::new();
+        for lease in [":x", ":y"] {
+            script.call(
+                1,
+                "release",
+                "a",
+                &format!("{{:lease {lease}, :token 7}}"),
+                "{:was_held true}",
+            );
+        }
+        assert_eq!(judge(&script).conclusion, Conclusion::Pass);
     }
 
     #[test]

@@ -258,3 +258,28 @@ fn whichever_lease_lives_on_the_other_is_the_one_that_expired() {
         "{report:?}"
     );
 }
+
+#[test]
+fn all_sharers_may_have_expired_before_one_of_another_generation() {
+    let share = |process: u64, lease: &str, token: u64, position: u64, at: u64| {
+        format!(
+            r#"{{:process {process} :type :invoke :f :acquire :key "a" :value {{:lease "{lease}" :ttl_ms 1000 :mode :shared}} :time {at}000000}}
+               {{:process {process} :type :ok :f :acquire :key "a" :value {{:token {token}}} :position "{position}.0" :time {}000000}}"#,
+            at + 1
+        )
+    };
+    let model = Locks::lease_lock(Expiry::default());
+    for (at, proven) in [(2000, true), (500, false)] {
+        let parts = [
+            share(1, "x", 1, 1, 0),
+            share(2, "y", 1, 2, 10),
+            share(3, "z", 5, 3, at),
+        ];
+        let report = witness(&model, &history(&parts.join("\n")), None).unwrap();
+        assert_eq!(
+            report.verdict == WitnessVerdict::Proven,
+            proven,
+            "{report:?}"
+        );
+    }
+}

@@ -279,8 +279,13 @@ impl LockSpecification {
     /// The grant's token and what it makes the lock's last one; or why it cannot be.
     fn token(&self, table: &LockTable, grant: &Grant) -> Result<(Option<i64>, i64), String> {
         let floor = table.last_token(grant.lock);
-        let sharers = table.holders(grant.lock).filter(|held| held.shared);
-        let joined = sharers
+        let sharers = || table.holders(grant.lock).filter(|held| held.shared);
+        // Whoever is in the way is named: the witness sees by it whether an expiry helps.
+        let sharers_words = || {
+            let names: Vec<_> = sharers().map(|held| self.holder(held.holder)).collect();
+            names.join(", ")
+        };
+        let joined = sharers()
             .map(|held| held.token)
             .reduce(Option::or)
             .filter(|_| grant.shared);
@@ -296,10 +301,12 @@ impl LockSpecification {
             (Some(None), Some(token)) if token >= floor => Ok((Some(token), token)),
             (Some(Some(shared)), Some(token)) if token == shared => Ok((Some(token), floor)),
             (Some(Some(shared)), Some(token)) => Err(format!(
-                "token {token} is not {shared}, which the other sharers have"
+                "token {token} is not {shared}, which the other sharers have: {}",
+                sharers_words()
             )),
             (Some(None), Some(token)) => Err(format!(
-                "token {token} is below {floor}, which the last one reached"
+                "token {token} is below {floor}, which the last one reached, and this is shared by {}",
+                sharers_words()
             )),
         }
     }

@@ -1,0 +1,446 @@
+//! A cluster of real processes on this machine: started, broken and mended node by node. It knows no
+//! faults by name and records nothing; it does what it is told and says whether that worked.
+
+mod network;
+mod preload;
+mod process;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use network::free_ports;
+pub(crate) use network::{End, Network, Rule};
+use preload::Preload;
+pub(crate) use preload::{find_faketime, find_shim};
+use process::Process;
+
+use crate::run_directory::{ClusterSample, NodeSample, RunDirectory};
+use crate::system::{NodePlan, Origin, System};
+
+/// How long a cluster may take until every node serves.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a node may take to end after SIGTERM.
+const TERMINATE_LIMIT: Duration = Duration::from_secs(20);
+
+/// One node.
+pub(crate) struct Node {
+    /// Where it is.
+    pub(crate) plan: NodePlan,
+    origin: Origin,
+    log: std::path::PathBuf,
+    process: Option<Process>,
+    /// What is loaded into it.
+    pub(crate) preload: Preload,
+    /// It may end by itself: its disk fails.
+    pub(crate) may_end: bool,
+}
+
+/// What a node's process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProcessState {
+    /// It runs.
+    Running,
+    /// It is stopped by SIGSTOP.
+    Paused,
+    /// There is none.
+    Down,
+}
+
+impl ProcessState {
+    /// As in samples.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ProcessState::Running => "running",
+            ProcessState::Paused => "paused",
+            ProcessState::Down => "down",
+        }
+    }
+}
+
+/// The nodes, their network and their clients' links.
+pub(crate) struct Cluster {
+    /// By number. Spare ones are there too, and down.
+    pub(crate) nodes: Vec<Node>,
+    /// Numbers of the nodes that are members.
+    pub(crate) members: Vec<usize>,
+    /// The links.
+    pub(crate) network: Arc<Network>,
+    /// What runs on the nodes.
+    pub(crate) system: Arc<dyn System>,
+    /// By client and node: where the client dials.
+    client_links: Vec<Vec<SocketAddr>>,
+    /// What each process does, for those who look on.
+    states: Arc<Mutex<Vec<ProcessState>>>,
+}
+
+impl Cluster {
+    /// Lays out nodes, spare ones, and clients' links, and starts nothing.
+    pub(crate) fn plan(
+        system: Arc<dyn System>,
+        directory: &RunDirectory,
+        members: usize,
+        spares: usize,
+        clients: usize,
+        seed: u64,
+    ) -> io::Result<Self> {
+        let count = members + spares;
+        let ports = free_ports(count * 3 + count * clients)?;
+        let mut ports = ports
+            .into_iter()
+            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut next = || {
+            ports
+                .next()
+                .ok_or_else(|| io::Error::other("too few ports"))
+        };
+        let network = Arc::new(Network::new(seed));
+        let mut nodes = Vec::with_capacity(count);
+        for number in 0..count {
+            let name = format!("n{}", number + 1);
+            let folder = directory.node(&name);
+            std::fs::create_dir_all(&folder)?;
+            let plan = NodePlan {
+                number,
+                client: next()?,
+                peer: next()?,
+                advertised_peer: next()?,
+                data: folder.join("data"),
+                applied: folder.join("applied.jsonl"),
+                name,
+            };
+            network.link(None, number, plan.advertised_peer, plan.peer);
+            nodes.push(Node {
+                plan,
+                origin: Origin::Joins(Vec::new()),
+                log: folder.join("log"),
+                process: None,
+                preload: Preload::default(),
+                may_end: false,
+            });
+        }
+        let peers: Vec<SocketAddr> = nodes[..members]
+            .iter()
+            .map(|node| node.plan.advertised_peer)
+            .collect();
+        for (number, node) in nodes.iter_mut().enumerate() {
+            node.origin = if number < members {
+                Origin::Founds(peers.clone())
+            } else {
+                Origin::Joins(peers.clone())
+            };
+        }
+        let mut client_links = Vec::with_capacity(clients);
+        for client in 0..clients {
+            let mut links = Vec::with_capacity(count);
+            for node in &nodes {
+                let listen = next()?;
+                let end = Some(End::Client(client));
+                network.link(end, node.plan.number, listen, node.plan.client);
+                links.push(listen);
+            }
+            client_links.push(links);
+        }
+        Ok(Cluster {
+            states: Arc::new(Mutex::new(vec![ProcessState::Down; nodes.len()])),
+            nodes,
+            members: (0..members).collect(),
+            network,
+            system,
+            client_links,
+        })
+    }
+
+    /// Has libraries loaded into all nodes from their first start on.
+    pub(crate) fn preload(
+        &mut self,
+        with_cuts: bool,
+        faketime: Option<&Path>,
+    ) -> Result<(), String> {
+        for node in &mut self.nodes {
+            node.preload = Preload::new(&node.plan.data, with_cuts, faketime)?;
+        }
+        Ok(())
+    }
+
+    /// Where a client dials each node.
+    pub(crate) fn links_of(&self, client: usize) -> Vec<SocketAddr> {
+        self.client_links.get(client).cloned().unwrap_or_default()
+    }
+
+    /// A node's name.
+    pub(crate) fn name(&self, node: usize) -> String {
+        self.nodes[node].plan.name.clone()
+    }
+
+    /// The names of these, as words.
+    pub(crate) fn names(&self, nodes: &[usize]) -> String {
+        let names: Vec<String> = nodes.iter().map(|node| self.name(*node)).collect();
+        names.join(" ")
+    }
+
+    /// What a node's process does.
+    pub(crate) fn state(&self, node: usize) -> ProcessState {
+        match &self.nodes[node].process {
+            None => ProcessState::Down,
+            Some(process) if process.is_paused() => ProcessState::Paused,
+            Some(_) => ProcessState::Running,
+        }
+    }
+
+    /// Whether a node has never been started.
+    pub(crate) fn is_unused(&self, node: usize) -> bool {
+        self.nodes[node].process.is_none() && !self.nodes[node].log.exists()
+    }
+
+    /// Members whose process runs.
+    pub(crate) fn running(&self) -> Vec<usize> {
+        let runs = |node: &usize| self.state(*node) == ProcessState::Running;
+        self.members.iter().copied().filter(runs).collect()
+    }
+
+    /// Starts a node that is down.
+    pub(crate) fn start(&mut self, number: usize) -> Result<(), String> {
+        let system = self.system.clone();
+        let node = &mut self.nodes[number];
+        let mut command = system.command(&node.plan, &node.origin);
+        node.preload.prepare(&mut command)?;
+        let process = Process::start(&mut command, &node.log)
+            .map_err(|error| format!("{} cannot be started: {error}", node.plan.name))?;
+        self.network.node_is_up(number, Some(process.pid()));
+        node.process = Some(process);
+        self.publish(number);
+        Ok(())
+    }
+
+    /// Tells those who look on what a node's process does now.
+    fn publish(&self, number: usize) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states[number] = self.state(number);
+    }
+
+    /// Takes the process of a node that is to end.
+    fn take(&mut self, number: usize) -> Result<Process, String> {
+        self.network.node_is_up(number, None);
+        let node = &mut self.nodes[number];
+        let process = node.process.take();
+        self.publish(number);
+        process.ok_or_else(|| format!("{} does not run", self.name(number)))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, number: usize) -> Result<(), String> {
+        let process = self.take(number)?;
+        process.kill().map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// SIGTERM. An end with another status than 0 is an error.
+    pub(crate) async fn terminate(&mut self, number: usize) -> Result<(), String> {
+        let name = self.name(number);
+        let process = self.take(number)?;
+        let status = process
+            .terminate(TERMINATE_LIMIT)
+            .await
+            .map_err(|error| format!("{name}: {error}"))?;
+        // Some programs end by the signal itself.
+        if status.success() || status.signal() == Some(nix::libc::SIGTERM) {
+            Ok(())
+        } else {
+            Err(format!("{name} ended after SIGTERM with {status}"))
+        }
+    }
+
+    fn process(&mut self, number: usize) -> Result<&mut Process, String> {
+        let node = &mut self.nodes[number];
+        let name = &node.plan.name;
+        node.process
+            .as_mut()
+            .ok_or_else(|| format!("{name} does not run"))
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&mut self, number: usize) -> Result<(), String> {
+        let paused = self.process(number)?.pause();
+        self.publish(number);
+        paused.map_err(|error| error.to_string())
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&mut self, number: usize) -> Result<(), String> {
+        let resumed = self.process(number)?.resume();
+        self.publish(number);
+        resumed.map_err(|error| error.to_string())
+    }
+
+    /// Nodes that ended without having been told to, in words. Each is told once.
+    pub(crate) fn ended_by_themselves(&mut self) -> Vec<String> {
+        let mut words = Vec::new();
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            let ended = node.process.as_mut().map(Process::ended);
+            if let Some(Ok(Some(status))) = ended {
+                node.process = None;
+                self.network.node_is_up(number, None);
+                self.publish(number);
+                if !self.nodes[number].may_end {
+                    words.push(format!("{} ended by itself: {status}", self.name(number)));
+                }
+            }
+        }
+        words
+    }
+
+    /// Starts all members and waits until each serves.
+    pub(crate) async fn start_all(&mut self) -> Result<(), String> {
+        for number in self.members.clone() {
+            self.start(number)?;
+        }
+        for number in self.members.clone() {
+            self.wait_ready(number, START_LIMIT).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node serves.
+    pub(crate) async fn wait_ready(
+        &mut self,
+        number: usize,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        let address = self.nodes[number].plan.client;
+        while !self.system.ready(address).await {
+            if let [words, ..] = &self.ended_by_themselves()[..] {
+                return Err(format!(
+                    "{words}; its log says: {}",
+                    self.last_words(number)
+                ));
+            }
+            if Instant::now() >= deadline {
+                return Err(format!(
+                    "{} does not serve after {} s; its log says: {}",
+                    self.name(number),
+                    limit.as_secs(),
+                    self.last_words(number)
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// The last line of a node's log.
+    pub(crate) fn last_words(&self, number: usize) -> String {
+        last_line(&self.nodes[number].log)
+    }
+
+    /// Lines of nodes' logs that say that a program panicked.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            let log = std::fs::read(&node.log).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            found.extend(
+                log.lines()
+                    .filter(|line| line.contains("panicked at"))
+                    .map(|line| format!("{}: {line}", node.plan.name)),
+            );
+        }
+        found
+    }
+
+    /// Who leads, by what running members say of themselves, of those the newest term.
+    pub(crate) async fn leader(&self) -> Option<usize> {
+        let asked = self.running();
+        let plans: Vec<NodePlan> = asked
+            .iter()
+            .map(|node| self.nodes[*node].plan.clone())
+            .collect();
+        let samples = plans.iter().map(|plan| self.system.sample(plan));
+        let samples = futures::future::join_all(samples).await;
+        let leaders = asked.iter().zip(samples).filter_map(|(node, sample)| {
+            let sample = sample?;
+            sample.leads.then_some((sample.term, *node))
+        });
+        leaders.max().map(|(_, node)| node)
+    }
+
+    /// What is needed to sample the cluster without holding on to it.
+    pub(crate) fn sampler(&self) -> Sampler {
+        Sampler {
+            system: self.system.clone(),
+            nodes: self.nodes.iter().map(|node| node.plan.clone()).collect(),
+            states: self.states.clone(),
+        }
+    }
+
+    /// Ends what runs, kindly if `kind`; what went wrong.
+    pub(crate) async fn stop_all(&mut self, kind: bool) -> Vec<String> {
+        let mut problems = self.ended_by_themselves();
+        for number in 0..self.nodes.len() {
+            if self.nodes[number].process.is_none() {
+                continue;
+            }
+            let ended = if kind {
+                self.terminate(number).await
+            } else {
+                self.kill(number)
+            };
+            problems.extend(ended.err());
+        }
+        problems
+    }
+}
+
+fn last_line(log: &Path) -> String {
+    let log = std::fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    log.lines().last().unwrap_or("nothing").to_owned()
+}
+
+/// A look at all nodes.
+#[derive(Clone)]
+pub(crate) struct Sampler {
+    system: Arc<dyn System>,
+    nodes: Vec<NodePlan>,
+    states: Arc<Mutex<Vec<ProcessState>>>,
+}
+
+impl Sampler {
+    /// Asks every node that runs how it is.
+    pub(crate) async fn sample(&self, time_ns: u64) -> ClusterSample {
+        let states = {
+            let states = self.states.lock();
+            states.unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        let ask = |(plan, state): (&NodePlan, ProcessState)| {
+            let plan = plan.clone();
+            async move {
+                let told = match state {
+                    ProcessState::Running => self.system.sample(&plan).await,
+                    ProcessState::Paused | ProcessState::Down => None,
+                };
+                NodeSample {
+                    process: state.name().to_owned(),
+                    ..told.unwrap_or(NodeSample {
+                        node: plan.name,
+                        process: String::new(),
+                        reachable: false,
+                        leads: false,
+                        leader: None,
+                        term: None,
+                        applied_index: None,
+                    })
+                }
+            }
+        };
+        let nodes = futures::future::join_all(self.nodes.iter().zip(states).map(ask)).await;
+        ClusterSample { time_ns, nodes }
+    }
+}

@@ -1,0 +1,98 @@
+//! A bit of a file, flipped and flipped back.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+/// A flipped bit.
+#[derive(Debug)]
+pub(super) struct Flip {
+    file: PathBuf,
+    offset: u64,
+    mask: u8,
+}
+
+impl Flip {
+    /// Flips a bit of a file below this folder, every byte of every file being equally likely.
+    pub(super) fn draw(folder: &Path, rng: &mut StdRng) -> io::Result<Self> {
+        let mut files = Vec::new();
+        collect(folder, &mut files)?;
+        files.sort();
+        let all: u64 = files.iter().map(|(_, length)| length).sum();
+        if all == 0 {
+            return Err(io::Error::other("there are no data"));
+        }
+        let mut at = rng.random_range(0..all);
+        for (file, length) in files {
+            if at < length {
+                let mask = 1 << rng.random_range(0..8);
+                let flip = Flip {
+                    file,
+                    offset: at,
+                    mask,
+                };
+                flip.undo()?;
+                return Ok(flip);
+            }
+            at -= length;
+        }
+        Err(io::Error::other("the data shrank"))
+    }
+
+    /// Flips it once more.
+    pub(super) fn undo(&self) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).open(&self.file)?;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, self.offset)?;
+        file.write_all_at(&[byte[0] ^ self.mask], self.offset)
+    }
+
+    /// Which.
+    pub(super) fn words(&self) -> String {
+        let name = self.file.file_name().unwrap_or_default();
+        format!("byte {} of {}", self.offset, name.display())
+    }
+}
+
+fn collect(folder: &Path, into: &mut Vec<(PathBuf, u64)>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            collect(&entry.path(), into)?;
+        // RocksDB's own log is for people.
+        } else if metadata.is_file() && !entry.file_name().as_encoded_bytes().starts_with(b"LOG") {
+            into.push((entry.path(), metadata.len()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn one_bit_is_flipped_and_flipped_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sub/000004.log");
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        std::fs::write(&file, [0; 100]).unwrap();
+        let flip = Flip::draw(folder.path(), &mut StdRng::seed_from_u64(1)).unwrap();
+        let ones: u32 = std::fs::read(&file)
+            .unwrap()
+            .iter()
+            .map(|byte| byte.count_ones())
+            .sum();
+        assert_eq!(ones, 1);
+        assert!(flip.words().ends_with("of 000004.log"));
+        flip.undo().unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), [0; 100]);
+    }
+}

@@ -1,0 +1,589 @@
+//! `palisade-jepsen run`: a cluster, clients and a nemesis for a while, all from one seed; then the
+//! verdict on what was recorded, and the folder that a report is made from.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicUsize};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jepsen_checker::format::Format;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::arguments::RunArguments;
+use crate::cluster::{Cluster, Sampler, find_faketime, find_shim};
+use crate::exit;
+use crate::judge::{Applied, LockHistory, Plan, RECOVERY_WITHIN, judge};
+use crate::nemesis::{self, Fault, Library, Nemesis};
+use crate::output::eprint_line;
+use crate::recorder::Recorder;
+use crate::report;
+use crate::run_directory::{
+    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, HISTORY, HISTORY_EDN, LOG, LinesWriter, NEMESIS,
+    RESULTS, RUN, Results, RunDescription, RunDirectory, RunVerdict,
+};
+use crate::system::{self, System};
+use crate::workload::{self, Gates, Keys, Resources, Shared, Worker, Workload};
+
+/// How long a client waits for an answer, beside the wait that it asks for.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long members may take to serve again once everything is mended.
+const HEAL_LIMIT: Duration = Duration::from_secs(40);
+/// How long operations go on after [`RECOVERY_WITHIN`], to show that everything works again.
+const RECOVERY_SHOWS: Duration = Duration::from_secs(4);
+/// How long clients may take to end what they are doing.
+const DRAIN_LIMIT: Duration = Duration::from_secs(15);
+const SAMPLE_EVERY: Duration = Duration::from_millis(250);
+
+/// Runs, judges, tells; the exit status.
+pub(crate) fn run(arguments: &RunArguments) -> u8 {
+    // One thread: children end with the thread that started them, and one observer orders the history.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let ended = runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(run_and_judge(arguments)));
+    match ended {
+        Ok(RunVerdict::Valid) => exit::VALID,
+        Ok(RunVerdict::Invalid) => exit::INVALID,
+        Ok(RunVerdict::Unknown) => exit::UNKNOWN,
+        Err(problem) => {
+            eprint_line(&problem);
+            exit::UNUSABLE
+        }
+    }
+}
+
+/// What is to be run, checked against what there is.
+struct Prepared {
+    system: Arc<dyn System>,
+    version: String,
+    faults: Vec<Fault>,
+    planned: Vec<String>,
+    left_out: Vec<String>,
+    nodes: usize,
+    clients: usize,
+    seed: u64,
+    rate: f64,
+    time: Duration,
+}
+
+fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
+    let system = system::by_name(&arguments.system, arguments.binary.clone())?;
+    let version = system.probe()?;
+    workload::by_name(&arguments.workload)?;
+    let mut left_out = Vec::new();
+    let nodes = system.nodes(arguments.nodes);
+    if nodes != arguments.nodes {
+        left_out.push(format!(
+            "{} runs {nodes} of {} nodes",
+            system.name(),
+            arguments.nodes
+        ));
+    }
+    let mut faults = Vec::new();
+    for fault in nemesis::select(&arguments.nemesis)? {
+        let lacks = |need| !system.abilities().contains(need);
+        let lacks = fault.needs().iter().find(|need| lacks(need));
+        let library = match fault.preload() {
+            None => Ok(()),
+            Some(Library::Shim) => find_shim(),
+            Some(Library::Faketime) => find_faketime().map(|_| ()),
+        };
+        match (lacks, library) {
+            (None, Ok(())) => faults.push(fault),
+            (Some(need), _) => left_out.push(format!(
+                "{}: {} has no {need:?}",
+                fault.name(),
+                system.name()
+            )),
+            (None, Err(why)) => left_out.push(format!("{}: {why}", fault.name())),
+        }
+    }
+    // What was asked for by name must come; of `all`, each group that can.
+    let mut planned: Vec<String> = Vec::new();
+    for name in &arguments.nemesis {
+        match &**name {
+            "none" => {}
+            "all" => planned.extend(faults.iter().map(|fault| fault.group().to_owned())),
+            name => planned.push(name.to_owned()),
+        }
+    }
+    planned.sort_unstable();
+    planned.dedup();
+    // Of each part of `mixed` a few, so that they get into each other's way.
+    let by_workload = if arguments.workload == workload::MIXED {
+        20
+    } else {
+        10
+    };
+    let clients = arguments.clients.unwrap_or(by_workload);
+    Ok(Prepared {
+        system,
+        version,
+        faults,
+        planned,
+        left_out,
+        nodes,
+        clients,
+        seed: arguments
+            .seed
+            .unwrap_or_else(|| rand::random_range(0..1 << 32)),
+        rate: arguments.rate,
+        time: arguments.time,
+    })
+}
+
+fn unix_ms() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for people: when a run was; nothing is decided by it"
+    )]
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+fn shell_word(word: &str) -> String {
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "-_./:,=".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn command(arguments: &RunArguments, prepared: &Prepared) -> String {
+    let mut words = vec![
+        "palisade-jepsen".to_owned(),
+        "run".to_owned(),
+        "--system".to_owned(),
+        arguments.system.clone(),
+        "--workload".to_owned(),
+        arguments.workload.clone(),
+        "--nemesis".to_owned(),
+        arguments.nemesis.join(","),
+        "--nodes".to_owned(),
+        arguments.nodes.to_string(),
+        "--clients".to_owned(),
+        prepared.clients.to_string(),
+        "--time".to_owned(),
+        humantime::format_duration(prepared.time)
+            .to_string()
+            .replace(' ', ""),
+        "--rate".to_owned(),
+        prepared.rate.to_string(),
+        "--seed".to_owned(),
+        prepared.seed.to_string(),
+    ];
+    if let Some(binary) = &arguments.binary {
+        words.extend(["--binary".to_owned(), binary.display().to_string()]);
+    }
+    let words: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+    words.join(" ")
+}
+
+fn default_out(arguments: &RunArguments, seed: u64) -> PathBuf {
+    let now =
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_millis(unix_ms()));
+    let now = now.to_string().replace(':', "");
+    let name = format!("{}-{}-{seed}-{now}", arguments.system, arguments.workload);
+    Path::new("jepsen-runs").join(name)
+}
+
+async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
+    let prepared = prepare(arguments)?;
+    let out = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| default_out(arguments, prepared.seed));
+    let directory = RunDirectory::create(&out)
+        .map_err(|error| format!("the folder {} cannot be used: {error}", out.display()))?;
+    let spares = if prepared.faults.contains(&Fault::ReplaceMember) {
+        3
+    } else {
+        0
+    };
+    let files = |error: io::Error| format!("{}: {error}", directory.root().display());
+    let mut cluster = Cluster::plan(
+        prepared.system.clone(),
+        &directory,
+        prepared.nodes,
+        spares,
+        prepared.clients,
+        prepared.seed,
+    )
+    .map_err(files)?;
+    let needs = |library| {
+        let mut faults = prepared.faults.iter();
+        faults.any(|fault| fault.preload() == Some(library))
+    };
+    let faketime = match needs(Library::Faketime) {
+        true => Some(find_faketime()?),
+        false => None,
+    };
+    cluster.preload(needs(Library::Shim), faketime.as_deref())?;
+    let mut description = RunDescription {
+        format: "palisade-jepsen-run".to_owned(),
+        version: 1,
+        system: prepared.system.name().to_owned(),
+        system_version: Some(prepared.version.clone()),
+        binary: prepared.system.binary().display().to_string(),
+        workload: arguments.workload.clone(),
+        nemeses: arguments.nemesis.clone(),
+        backend: "processes".to_owned(),
+        nodes: cluster
+            .nodes
+            .iter()
+            .map(|node| node.plan.name.clone())
+            .collect(),
+        clients: prepared.clients as u64,
+        seed: prepared.seed,
+        rate: prepared.rate,
+        time_ms: u64::try_from(prepared.time.as_millis()).unwrap_or(u64::MAX),
+        recovery_ms: u64::try_from((RECOVERY_WITHIN + RECOVERY_SHOWS).as_millis())
+            .unwrap_or(u64::MAX),
+        command: command(arguments, &prepared),
+        harness_version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_ms: unix_ms(),
+        ended_unix_ms: None,
+        left_out: prepared.left_out.clone(),
+    };
+    directory.write(RUN, &description).map_err(files)?;
+    eprint_line(&format!(
+        "seed {}, in {}",
+        prepared.seed,
+        directory.root().display()
+    ));
+    eprint_line(&format!("to repeat: {}", description.command));
+
+    let started = cluster.start_all().await;
+    if let Err(why) = started {
+        cluster.stop_all(false).await;
+        return Err(format!("the cluster does not come up: {why}"));
+    }
+    let lasted = exercise(arguments, &prepared, &directory, &mut cluster).await;
+    let mut failures = cluster.stop_all(true).await;
+    failures.extend(cluster.panics());
+    let mut lasted = lasted?;
+    lasted.failures.append(&mut failures);
+
+    description.ended_unix_ms = Some(unix_ms());
+    description.left_out.extend(lasted.left_out.iter().cloned());
+    directory.write(RUN, &description).map_err(files)?;
+    let history = lasted
+        .recorder
+        .history()
+        .map_err(|error| format!("the recorded history is malformed: {error}"))?;
+    for (name, format) in [(HISTORY, Format::JsonLines), (HISTORY_EDN, Format::Edn)] {
+        let file = std::fs::File::create(directory.path(name)).map_err(files)?;
+        format
+            .write(&history, io::BufWriter::new(file))
+            .map_err(|error| error.to_string())?;
+    }
+    let records: Vec<(String, PathBuf)> = cluster
+        .nodes
+        .iter()
+        .map(|node| (node.plan.name.clone(), node.plan.applied.clone()))
+        .collect();
+    let records: Vec<(String, &Path)> = records
+        .iter()
+        .map(|(name, path)| (name.clone(), &**path))
+        .collect();
+    let applied = Applied::read(&records).map_err(files)?;
+    let plan = Plan {
+        workloads: &lasted.workloads,
+        missing: &lasted.missing,
+        planned: &prepared.planned,
+        features: &lasted.features,
+        token_scope: prepared.system.token_scope(),
+        time: prepared.time,
+        failures: &lasted.failures,
+        cut_short: &lasted.cut_short,
+    };
+    let judged = judge(&plan, &history, &lasted.faults, applied.as_ref())
+        .map_err(|error| format!("the history cannot be judged: {error}"))?;
+    leave(&directory, &judged.locks, applied.as_ref())?;
+    let results = judged.results;
+    directory.write(RESULTS, &results).map_err(files)?;
+    if results.verdict == RunVerdict::Valid && !arguments.keep_data {
+        for node in &cluster.nodes {
+            // It may never have run.
+            let _ = std::fs::remove_dir_all(&node.plan.data);
+        }
+    }
+    let page = report::write(&directory)?;
+    eprint_line(&format!("the report is {}", page.display()));
+    tell(&results, &directory).map_err(|error| format!("cannot print: {error}"))?;
+    Ok(results.verdict)
+}
+
+/// Writes what the verdict rests on.
+fn leave(
+    directory: &RunDirectory,
+    locks: &LockHistory,
+    applied: Option<&Applied>,
+) -> Result<(), String> {
+    let create = |name: &str| {
+        let file = std::fs::File::create(directory.path(name));
+        file.map(io::BufWriter::new)
+            .map_err(|error| format!("{name}: {error}"))
+    };
+    let written = |name: &'static str| move |error: io::Error| format!("{name}: {error}");
+    Format::JsonLines
+        .write(&locks.history, create(CHECKED)?)
+        .map_err(|error| error.to_string())?;
+    if let Some(applied) = applied {
+        let mut out = create(LOG)?;
+        applied.write(&mut out).map_err(written(LOG))?;
+        out.flush().map_err(written(LOG))?;
+        let mut out = create(CHECKED_LOG)?;
+        locks.write_log(&mut out).map_err(written(CHECKED_LOG))?;
+        out.flush().map_err(written(CHECKED_LOG))?;
+    }
+    Ok(())
+}
+
+/// What the exercise left.
+struct Lasted {
+    recorder: Recorder,
+    workloads: Vec<Workload>,
+    missing: Vec<String>,
+    left_out: Vec<String>,
+    features: BTreeSet<system::Feature>,
+    faults: Vec<crate::run_directory::FaultRecord>,
+    failures: Vec<String>,
+    cut_short: Vec<String>,
+}
+
+/// Clients and the nemesis side by side, then clients alone.
+async fn exercise(
+    arguments: &RunArguments,
+    prepared: &Prepared,
+    directory: &RunDirectory,
+    cluster: &mut Cluster,
+) -> Result<Lasted, String> {
+    let files = |error: io::Error| format!("{}: {error}", directory.root().display());
+    let first = cluster.nodes[0].plan.client;
+    let features: BTreeSet<_> = prepared.system.features(first).await.into_iter().collect();
+    let mut workloads = workload::by_name(&arguments.workload)?;
+    let (mut missing, mut left_out) = (Vec::new(), Vec::new());
+    let is_mixed = arguments.workload == workload::MIXED;
+    workloads.retain(|workload| {
+        let Some(lacks) = workload.lacks(&features) else {
+            return true;
+        };
+        let words = format!("{}: {lacks}", workload.name());
+        if is_mixed {
+            left_out.push(words);
+        } else {
+            missing.push(words);
+        }
+        false
+    });
+    let (stop, stopping) = watch::channel(false);
+    let shared = Arc::new(Shared {
+        recorder: Recorder::new(),
+        resources: Resources::default(),
+        keys: Keys::default(),
+        gates: Gates::new(prepared.clients),
+        features: features.clone(),
+        nodes: Mutex::new(cluster.members.clone()),
+        unique: AtomicI64::new(1),
+        requests: AtomicUsize::new(0),
+        stop: stopping,
+    });
+    let samples = directory.lines(CLUSTER).map_err(files)?;
+    let sampling = tokio::spawn(sample(cluster.sampler(), shared.recorder.clone(), samples));
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..prepared.clients {
+        let Some(workload) = workloads.get(number % workloads.len().max(1)).copied() else {
+            break;
+        };
+        let client = prepared.system.client(cluster.links_of(number))?;
+        // Far from the nemesis's and the network's draws.
+        let rng = StdRng::seed_from_u64(prepared.seed ^ (0xc11e_0000 + number as u64));
+        let worker = Worker::new(number, client, CALL_TIMEOUT, rng, shared.clone());
+        let pause = Duration::from_secs_f64(4.0 * prepared.clients as f64 / prepared.rate);
+        clients.spawn(client_loop(workload, worker, pause));
+    }
+    let began = Instant::now();
+    let faults_out = directory.lines(NEMESIS).map_err(files)?;
+    let mut nemesis = Nemesis::new(
+        cluster,
+        &shared,
+        faults_out,
+        prepared.faults.clone(),
+        prepared.seed,
+    );
+    let (mut failures, mut cut_short) = (Vec::new(), Vec::new());
+    let until = began + prepared.time;
+    let mut interrupt = Box::pin(interrupted());
+    let mut now = began;
+    while now < until && failures.is_empty() && cut_short.is_empty() {
+        now = (now + Duration::from_secs(1)).min(until);
+        tokio::select! {
+            ended = nemesis.run(now) => failures.extend(ended.err()),
+            () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),
+        }
+        progress(
+            began.elapsed(),
+            prepared.time,
+            &shared.recorder,
+            &nemesis.words(),
+        );
+    }
+    if let Err(why) = nemesis.heal_all(HEAL_LIMIT).await {
+        failures.push(why);
+    }
+    let faults = std::mem::take(&mut nemesis.records);
+    drop(nemesis);
+    if failures.is_empty() && cut_short.is_empty() {
+        tokio::select! {
+            () = tokio::time::sleep(RECOVERY_WITHIN + RECOVERY_SHOWS) => {}
+            () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),
+        }
+    }
+    progress_ends();
+    stop.send_replace(true);
+    let drained = tokio::time::timeout(DRAIN_LIMIT, async {
+        while let Some(ended) = clients.join_next().await {
+            if let Err(error) = ended {
+                cut_short.push(format!("a client of the harness failed: {error}"));
+            }
+        }
+    });
+    if drained.await.is_err() {
+        clients.shutdown().await;
+    }
+    sampling.abort();
+    Ok(Lasted {
+        recorder: shared.recorder.clone(),
+        workloads,
+        missing,
+        left_out,
+        features,
+        faults,
+        failures,
+        cut_short,
+    })
+}
+
+async fn client_loop(workload: Workload, mut worker: Worker, pause: Duration) {
+    while !worker.is_over() {
+        let most = pause.mul_f64(2.0 * worker.rng.random_range(0.0..1.0));
+        tokio::time::sleep(most).await;
+        workload.step(&mut worker).await;
+    }
+}
+
+async fn sample(sampler: Sampler, recorder: Recorder, mut out: LinesWriter<ClusterSample>) {
+    loop {
+        let sample = sampler.sample(recorder.now_ns()).await;
+        if let Err(error) = out.push(&sample) {
+            eprint_line(&format!("{CLUSTER} cannot be written: {error}"));
+            return;
+        }
+        tokio::time::sleep(SAMPLE_EVERY).await;
+    }
+}
+
+/// Ctrl-C, or SIGTERM.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn progress(elapsed: Duration, time: Duration, recorder: &Recorder, faults: &str) {
+    if std::io::stderr().is_terminal() {
+        let (ok, other) = recorder.counts();
+        let faults = if faults.is_empty() {
+            "no fault"
+        } else {
+            faults
+        };
+        // Nobody is told if the terminal went away.
+        let _ = write!(
+            std::io::stderr(),
+            "\r\x1b[K{:>4} of {} s  {ok} done, {other} refused or unknown  {faults}",
+            elapsed.as_secs(),
+            time.as_secs()
+        );
+    }
+}
+
+fn progress_ends() {
+    if std::io::stderr().is_terminal() {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+}
+
+/// The verdict, check by check.
+fn tell(results: &Results, directory: &RunDirectory) -> io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}: {}", results.verdict.name(), results.why)?;
+    for check in &results.checks {
+        let note = if check.counts {
+            ""
+        } else {
+            " (does not count)"
+        };
+        let line = check.explanation.lines().next().unwrap_or_default();
+        writeln!(
+            out,
+            "  {:8} {}{note}: {line}",
+            check.verdict.name(),
+            check.check
+        )?;
+    }
+    let (mut ok, mut fail, mut info) = (0, 0, 0);
+    for count in &results.operations {
+        ok += count.ok;
+        fail += count.fail;
+        info += count.info;
+    }
+    let faults: Vec<String> = results
+        .faults
+        .iter()
+        .map(|fault| format!("{} {}", fault.installed, fault.fault))
+        .collect();
+    writeln!(
+        out,
+        "  operations: {ok} done, {fail} refused, {info} unknown"
+    )?;
+    writeln!(
+        out,
+        "  faults: {}",
+        if faults.is_empty() {
+            "none".to_owned()
+        } else {
+            faults.join(", ")
+        }
+    )?;
+    writeln!(out, "  in {}", directory.root().display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_given_to_a_shell() {
+        assert_eq!(shell_word("partition,kill"), "partition,kill");
+        assert_eq!(shell_word("a b'c"), r"'a b'\''c'");
+    }
+}

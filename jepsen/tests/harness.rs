@@ -1,0 +1,217 @@
+//! `palisade-jepsen run` as its users know it: a command that breaks a real cluster of `palisaded`
+//! processes and ends with a verdict and a folder. Build the binaries first (`make test` does).
+//!
+//! Seeds are fixed; a failure prints the verdict and the command that repeats the run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may crash: that is how it fails"
+)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn jepsen() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_palisade-jepsen"))
+}
+
+/// `palisaded`, which cargo built beside the program under test.
+fn palisaded() -> PathBuf {
+    let beside = Path::new(env!("CARGO_BIN_EXE_palisade-jepsen")).with_file_name("palisaded");
+    let named = std::env::var_os("PALISADE_BIN_DIR").map(|dir| Path::new(&dir).join("palisaded"));
+    let found = named.unwrap_or(beside);
+    assert!(
+        found.is_file(),
+        "{} is not there; build it first: cargo build --release -p lock-service",
+        found.display()
+    );
+    found
+}
+
+struct Run {
+    output: Output,
+    folder: tempfile::TempDir,
+}
+
+impl Run {
+    fn of(arguments: &str) -> Self {
+        Self::with(&palisaded(), arguments)
+    }
+
+    fn with(binary: &Path, arguments: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("palisade-jepsen-test-")
+            .tempdir()
+            .unwrap();
+        let output = jepsen()
+            .arg("run")
+            .args(arguments.split_whitespace())
+            .arg("--binary")
+            .arg(binary)
+            .arg("--out")
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        Run { output, folder }
+    }
+
+    fn words(&self) -> String {
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&self.output.stdout),
+            String::from_utf8_lossy(&self.output.stderr)
+        )
+    }
+
+    fn status(&self) -> i32 {
+        self.output.status.code().expect("an exit status")
+    }
+
+    fn json(&self, name: &str) -> Value {
+        let text = std::fs::read(self.folder.path().join(name)).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    fn check(&self, name: &str) -> Value {
+        let results = self.json("results.json");
+        let checks = results["checks"].as_array().unwrap().clone();
+        let found = checks.into_iter().find(|check| check["check"] == name);
+        found.unwrap_or_else(|| panic!("no check {name}:\n{}", self.words()))
+    }
+}
+
+#[test]
+fn a_cluster_under_partitions_kills_and_pauses_is_found_valid_and_leaves_what_a_report_needs() {
+    let run = Run::of(
+        "--workload mixed --nemesis partition,kill,pause-one,pause-leader,restart --nodes 3 \
+         --time 25s --rate 120 --seed 17",
+    );
+    assert_eq!(run.status(), 0, "{}", run.words());
+    assert_eq!(run.check("linearizability")["verdict"], "valid");
+    assert_eq!(run.check("log witness")["verdict"], "valid");
+    assert_eq!(run.check("replicas agree")["verdict"], "valid");
+    for name in [
+        "history.jsonl",
+        "history.edn",
+        "nemesis.jsonl",
+        "cluster.jsonl",
+        "log.jsonl",
+        "nodes/n1/log",
+    ] {
+        let length = std::fs::metadata(run.folder.path().join(name))
+            .unwrap()
+            .len();
+        assert!(length > 0, "{name} is empty");
+    }
+    let description = run.json("run.json");
+    assert_eq!(description["seed"], 17);
+    assert!(
+        description["command"]
+            .as_str()
+            .unwrap()
+            .contains("--seed 17")
+    );
+    // What was checked can be checked again, by the command that takes anybody's histories.
+    let again = jepsen()
+        .args([
+            "check",
+            "--model",
+            "lease-lock",
+            "--fail",
+            "observation",
+            "--log",
+        ])
+        .arg(run.folder.path().join("checked-log.jsonl"))
+        .arg(run.folder.path().join("checked.jsonl"))
+        .output()
+        .unwrap();
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+}
+
+#[test]
+fn handovers_snapshots_and_another_member_break_nothing() {
+    let run = Run::of(
+        "--workload lock --nemesis transfer,snapshot,membership --nodes 3 --time 15s --seed 5",
+    );
+    assert_eq!(run.status(), 0, "{}", run.words());
+}
+
+#[test]
+fn paused_clients_lose_updates_of_an_unguarded_resource_and_none_of_a_guarded_one() {
+    let run = Run::of(
+        "--workload fenced-counter --nemesis pause-clients --nodes 3 --time 25s --rate 200 --seed 2",
+    );
+    assert_eq!(run.status(), 0, "{}", run.words());
+    assert_eq!(run.check("guarded resource")["verdict"], "valid");
+    let control = run.check("unguarded resource");
+    assert!(
+        !control["findings"].as_array().unwrap().is_empty(),
+        "{control}"
+    );
+}
+
+#[test]
+fn a_system_that_does_not_sync_is_convicted_by_power_cuts() {
+    if let Err(why) = std::fs::metadata(palisaded().with_file_name("examples/libpower_cut_shim.so"))
+    {
+        panic!(
+            "the preload library is not built ({why}): cargo build --release -p power-cut --examples"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let careless = folder.path().join("palisaded");
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = serve ] && [ $# -gt 2 ]; then shift; exec '{0}' serve \
+         --unsafe-no-sync \"$@\"; fi\nexec '{0}' \"$@\"\n",
+        palisaded().display()
+    );
+    std::fs::write(&careless, script).unwrap();
+    std::fs::set_permissions(&careless, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = Run::with(
+        &careless,
+        "--workload lock --nemesis power-cut-all --nodes 3 --time 8s --seed 4",
+    );
+    assert_eq!(run.status(), 1, "{}", run.words());
+}
+
+#[test]
+fn a_run_whose_fault_could_not_happen_is_unknown_and_never_valid() {
+    let run = Run::of("--nemesis partition-majority-ring --nodes 3 --time 5s --seed 1");
+    assert_eq!(run.status(), 2, "{}", run.words());
+    let coverage = run.check("coverage");
+    assert!(
+        coverage["explanation"]
+            .as_str()
+            .unwrap()
+            .contains("partition-majority-ring"),
+        "{coverage}"
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_an_error_of_the_harness() {
+    let run = Run::with(Path::new("/nowhere/palisaded"), "--time 1s");
+    assert_eq!(run.status(), 3, "{}", run.words());
+    for arguments in [
+        &["run", "--nemesis", "earthquake"][..],
+        &["run", "--workload", "chess"],
+        &["run", "--system", "zookeeper"],
+        &["run", "--nodes", "0"],
+    ] {
+        let output = jepsen().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn the_list_names_workloads_faults_and_systems() {
+    let output = jepsen().arg("list").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for name in ["fenced-counter", "partition-leader", "palisade", "redis"] {
+        assert!(text.contains(name), "{text}");
+    }
+}
