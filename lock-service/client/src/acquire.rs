@@ -356,8 +356,7 @@ impl LockRequest<SessionLease> {
 fn in_order(names: Vec<LockName>, acquired: Acquired) -> Result<(Vec<LeaseHold>, Acquired), Error> {
     let find = |name: LockName| {
         let hold = acquired.granted.locks.iter().find(|hold| hold.lock == name);
-        hold.cloned()
-            .ok_or_else(|| Error::LostBeforeUse(Loss::NotHeld))
+        hold.cloned().ok_or(Error::LostBeforeUse(Loss::NotHeld))
     };
     let holds = names.into_iter().map(find).collect::<Result<_, _>>()?;
     Ok((holds, acquired))
