@@ -304,7 +304,6 @@ impl RunDirectory {
     }
 
     /// The folder of a run that there was.
-    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn open(root: &Path) -> Self {
         RunDirectory {
             root: root.to_owned(),
@@ -337,7 +336,6 @@ impl RunDirectory {
     }
 
     /// Reads a file of one JSON object.
-    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> io::Result<T> {
         Ok(serde_json::from_slice(&std::fs::read(self.path(name))?)?)
     }
@@ -351,7 +349,6 @@ impl RunDirectory {
     }
 
     /// Reads a file of JSON lines; none if the run left no such file.
-    #[allow(dead_code, reason = "the report reads what a run wrote")]
     pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
         &self,
         name: &str,
