@@ -349,6 +349,7 @@ impl RunDirectory {
     }
 
     /// Reads a file of JSON lines; none if the run left no such file.
+    #[cfg(test)]
     pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
         &self,
         name: &str,

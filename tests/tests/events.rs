@@ -170,7 +170,7 @@ async fn a_watch_goes_on_without_a_gap_across_a_node_that_installs_a_snapshot() 
     let whole = whole.take(404).await;
     assert_eq!(resumed.take(404).await, whole);
     assert!(
-        cluster.log(away).contains("snapshot"),
+        cluster.log(away).contains("snapshot installed"),
         "it was caught up by a snapshot"
     );
 }
@@ -305,9 +305,8 @@ async fn a_watch_that_reads_nothing_is_cut_off_and_the_others_miss_nothing() {
         let locks: Vec<_> = (0..100)
             .map(|number| json!({"name": name(number)}))
             .collect();
-        let (lease, body) = (new_secret(), json!({"locks": locks}));
-        let mut body = body;
-        body["lease"] = json!(lease);
+        let lease = new_secret();
+        let body = json!({"locks": locks, "lease": lease});
         http.post("/v1/acquire", &body).await.expect(200);
         let body = json!({"lease": lease});
         http.post("/v1/leases/revoke", &body).await.expect(200);
