@@ -119,7 +119,7 @@ pub(crate) struct LockArguments {
     pub(crate) names: Vec<LockName>,
 
     /// Hold the locks together with other sharers
-    #[arg(long, conflicts_with_all = ["permits", "limit"])]
+    #[arg(long, short, conflicts_with_all = ["permits", "limit"])]
     pub(crate) shared: bool,
 
     /// Take so many of the lock's permits
@@ -137,6 +137,7 @@ pub(crate) struct LockArguments {
     /// How long to wait for the lock
     #[arg(
         long,
+        short,
         value_name = "DURATION",
         default_value = "30s",
         value_parser = duration::parse,
@@ -145,7 +146,7 @@ pub(crate) struct LockArguments {
     pub(crate) wait: Duration,
 
     /// Do not wait: fail if the lock is not free
-    #[arg(long = "try")]
+    #[arg(long = "try", short = 'n', visible_alias = "nonblock")]
     pub(crate) try_once: bool,
 
     /// Exit status when the lock is not acquired in time

@@ -287,7 +287,17 @@ impl LockRequest<OwnLease> {
             renew_first,
             AtEnd::Leave,
         );
-        let guard = LockGuard::new(Arc::new(keeper.await?), holds, granted_at, true);
+        let keeper = keeper.await.map_err(|error| match error {
+            Error::Unknown {
+                lease, failures, ..
+            } => Error::Unknown {
+                lease,
+                request_id: Some(request_id),
+                failures,
+            },
+            error => error,
+        })?;
+        let guard = LockGuard::new(Arc::new(keeper), holds, granted_at, true);
         // A renewal may have found that somebody else has released.
         if let Err(loss) = guard.check() {
             return Err(Error::LostBeforeUse(loss));
@@ -346,8 +356,7 @@ impl LockRequest<SessionLease> {
 fn in_order(names: Vec<LockName>, acquired: Acquired) -> Result<(Vec<LeaseHold>, Acquired), Error> {
     let find = |name: LockName| {
         let hold = acquired.granted.locks.iter().find(|hold| hold.lock == name);
-        hold.cloned()
-            .ok_or_else(|| Error::LostBeforeUse(Loss::NotHeld))
+        hold.cloned().ok_or(Error::LostBeforeUse(Loss::NotHeld))
     };
     let holds = names.into_iter().map(find).collect::<Result<_, _>>()?;
     Ok((holds, acquired))

@@ -190,9 +190,8 @@ impl Watch {
             return Ok(());
         };
         for event in events {
-            match event.id.as_deref().map(str::parse) {
-                Some(Ok(place)) => self.query.after = Some(place),
-                Some(Err(_)) | None => {}
+            if let Some(Ok(place)) = event.id.as_deref().map(str::parse) {
+                self.query.after = Some(place);
             }
             match serde_json::from_str::<LockEvent>(&event.data) {
                 Ok(event) => self.ready.push_back(event),
