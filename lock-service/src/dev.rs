@@ -58,6 +58,7 @@ struct DevNode {
     reason = "what this command prints is what it is for"
 )]
 pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    ports_are_free(&args)?;
     std::fs::create_dir_all(&args.data)?;
     let program = std::env::current_exe()?;
     let mut nodes = Vec::new();
@@ -120,18 +121,36 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
     Ok(())
 }
 
+/// The address of a node, by the port of the first.
+fn address(first: u16, number: u16) -> io::Result<SocketAddr> {
+    let port = first
+        .checked_add(number)
+        .ok_or_else(|| io::Error::other("the ports go beyond 65535"))?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// Refuses to start where others answer already: they would be taken for these nodes.
+fn ports_are_free(args: &DevArgs) -> io::Result<()> {
+    for number in 0..args.nodes {
+        for first in [args.http_port, args.peer_port] {
+            let address = address(first, number)?;
+            std::net::TcpListener::bind(address).map_err(|error| {
+                io::Error::other(format!(
+                    "cannot listen on {address}: {error}. Is another `palisaded dev` running? \
+                     --http-port and --peer-port move this one"
+                ))
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn start(program: &Path, args: &DevArgs, number: u16) -> io::Result<DevNode> {
-    let address = |first: u16| {
-        let port = first
-            .checked_add(number)
-            .ok_or_else(|| io::Error::other("the ports go beyond 65535"))?;
-        Ok::<_, io::Error>(SocketAddr::from(([127, 0, 0, 1], port)))
-    };
     let peers: Vec<String> = (0..args.nodes)
         .map(|other| format!("127.0.0.1:{}", args.peer_port.saturating_add(other)))
         .collect();
     let name = format!("n{}", number + 1);
-    let http = address(args.http_port)?;
+    let http = address(args.http_port, number)?;
     let log = args.data.join(format!("{name}.log"));
     let log_file = std::fs::OpenOptions::new()
         .create(true)
@@ -144,7 +163,10 @@ fn start(program: &Path, args: &DevArgs, number: u16) -> io::Result<DevNode> {
         .arg("--data-dir")
         .arg(args.data.join(&name))
         .args(["--listen-http", &http.to_string()])
-        .args(["--listen-peer", &address(args.peer_port)?.to_string()])
+        .args([
+            "--listen-peer",
+            &address(args.peer_port, number)?.to_string(),
+        ])
         // The end of this process, however it comes, ends the nodes too.
         .arg("--stop-with-stdin")
         .stdin(Stdio::piped())

@@ -153,14 +153,36 @@ async fn the_nodes_do_not_outlive_a_development_cluster_that_is_killed() {
 #[tokio::test]
 async fn a_node_that_cannot_start_is_named_at_once_and_ctrl_c_still_works() {
     let folder = tempfile::tempdir().unwrap();
-    let (http_port, peer_port) = (free_in_a_row(3), free_in_a_row(3));
-    let taken = std::net::TcpListener::bind(("127.0.0.1", http_port + 1)).unwrap();
-    let mut dev = Dev::launch(folder.path(), http_port, peer_port).await;
+    // A data directory that holds something else is refused.
+    std::fs::create_dir(folder.path().join("n2")).unwrap();
+    std::fs::write(folder.path().join("n2/diary"), "").unwrap();
+    let mut dev = Dev::launch(folder.path(), free_in_a_row(3), free_in_a_row(3)).await;
     // Long before it gives up waiting for all of them to be ready.
     within(Duration::from_secs(30), "the node is named", async || {
         Some(dev.says("n2 ended").await)
     })
     .await;
     dev.interrupt().await;
-    drop(taken);
+}
+
+#[tokio::test]
+async fn a_second_dev_on_the_same_ports_says_so_and_starts_nothing() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (http_port, peer_port) = (free_in_a_row(3), free_in_a_row(3));
+    let running = Dev::start(first.path(), http_port, peer_port).await;
+    let mut command = Command::from(palisaded());
+    command
+        .args(["dev", "--nodes", "3", "--data"])
+        .arg(second.path())
+        .args(["--http-port", &http_port.to_string()])
+        .args(["--peer-port", &peer_port.to_string()])
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(tests::PATIENCE, command.output()).await;
+    let output = output.expect("it ends by itself").unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("another `palisaded dev`"), "{said}");
+    let left = std::fs::read_dir(second.path()).unwrap().count();
+    assert_eq!(left, 0, "it made files");
+    running.interrupt().await;
 }

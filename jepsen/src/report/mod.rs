@@ -43,6 +43,8 @@ const MOST_FINDINGS: usize = 25;
 const MOST_LINES: usize = 8;
 /// More reasons are not listed.
 const MOST_REASONS: usize = 40;
+/// The room that a moment's number takes above a chart.
+const LABEL_WIDTH: f64 = 24.0;
 /// More shaded periods are not drawn behind charts.
 const MOST_SHADES: usize = 400;
 
@@ -195,6 +197,8 @@ struct Shade {
 /// A moment in the drawings.
 struct Mark {
     number: usize,
+    /// Its number and those of the marks that would be written over it; empty if it is one of these.
+    label: String,
     chart_x: f64,
     lane_x: f64,
 }
@@ -331,14 +335,7 @@ impl Page {
             time_ticks: chart_time.ticks(10.0),
             shades: shades(&sources.faults, chart_time),
             lane_shades: shades(&sources.faults, lane_time),
-            marks: found
-                .iter()
-                .map(|moment| Mark {
-                    number: moment.number,
-                    chart_x: chart_time.x(moment.time_ns),
-                    lane_x: lane_time.x(moment.time_ns),
-                })
-                .collect(),
+            marks: marks(&found, chart_time, lane_time),
             moments: found
                 .into_iter()
                 .zip(excerpts)
@@ -497,6 +494,30 @@ fn shades(faults: &[FaultRecord], time: TimeScale) -> Vec<Shade> {
             }
         })
         .collect()
+}
+
+fn marks(moments: &[Moment], chart_time: TimeScale, lane_time: TimeScale) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = Vec::new();
+    for moment in moments {
+        let chart_x = chart_time.x(moment.time_ns);
+        let near = |mark: &&mut Mark| {
+            !mark.label.is_empty() && (mark.chart_x - chart_x).abs() < LABEL_WIDTH
+        };
+        let label = match marks.iter_mut().find(near) {
+            Some(mark) => {
+                mark.label.push_str(&format!(", {}", moment.number));
+                String::new()
+            }
+            None => moment.number.to_string(),
+        };
+        marks.push(Mark {
+            number: moment.number,
+            label,
+            chart_x,
+            lane_x: lane_time.x(moment.time_ns),
+        });
+    }
+    marks
 }
 
 /// By fault, as recorded one by one; and what was asked for and never came.

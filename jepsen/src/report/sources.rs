@@ -54,8 +54,17 @@ impl Sources {
             ));
         }
         let mut problems = Vec::new();
-        let results = match directory.read(RESULTS) {
-            Ok(results) => Some(results),
+        let results = match directory.read::<Results>(RESULTS) {
+            Ok(mut results) => {
+                for check in &mut results.checks {
+                    if let (true, Some(report)) = (check.findings.is_empty(), &check.report) {
+                        check
+                            .findings
+                            .extend(super::violation::contradiction(report));
+                    }
+                }
+                Some(results)
+            }
             Err(error) => {
                 problems.push(format!(
                     "{RESULTS} cannot be read, so there is no verdict: {error}"

@@ -12,7 +12,7 @@ use jepsen_checker::{
 use serde_json::Value as Json;
 
 use super::moments::locks;
-use crate::run_directory::CheckResult;
+use crate::run_directory::{CheckResult, FindingRecord};
 
 /// The most violations that are drawn.
 const MOST_DRAWN: usize = 2;
@@ -22,6 +22,19 @@ pub(super) struct ViolationView {
     pub(super) check: String,
     /// Escaped already.
     pub(super) markup: String,
+}
+
+/// What contradicts the order that positions claim, as evidence: the operations' lines are in the report.
+pub(super) fn contradiction(report: &Json) -> Option<FindingRecord> {
+    let contradiction = &report["contradiction"];
+    let operations = contradiction["operations"].as_array()?;
+    let events = operations
+        .iter()
+        .flat_map(|operation| [&operation["invocation"], &operation["completion"]]);
+    Some(FindingRecord {
+        words: contradiction["words"].as_str()?.to_owned(),
+        lines: events.filter_map(|event| event["line"].as_u64()).collect(),
+    })
 }
 
 /// The violations that checks keep.

@@ -31,7 +31,8 @@ impl Client {
     /// ```no_run
     /// # async fn run(client: lock_client::Client) -> Result<(), Box<dyn std::error::Error>> {
     /// use futures::StreamExt;
-    /// let mut events = client.watch_lock("nightly-billing".parse()?).stream();
+    /// let events = client.watch_lock("nightly-billing".parse()?).stream();
+    /// let mut events = std::pin::pin!(events);
     /// while let Some(event) = events.next().await {
     ///     let event = event?;
     ///     println!("{} {}", event.position, event.event_type);

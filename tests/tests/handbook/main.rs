@@ -85,6 +85,14 @@ fn every_page_with_commands_has_a_test() {
 }
 
 #[test]
+fn every_page_is_in_the_book_once() {
+    let mut pages = all_pages();
+    pages.sort();
+    let twice: Vec<_> = pages.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "mdbook refuses {twice:?}");
+}
+
+#[test]
 fn every_link_leads_somewhere() {
     let broken = links::broken(&root(), &all_pages());
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));

@@ -277,6 +277,27 @@ fn evidence_comes_with_the_history_and_the_node_logs_around_it() {
     assert!(section(&page, "checks").contains("<a href=\"#moment-1\">"));
     let timeline = section(&page, "timeline");
     assert_eq!(count(timeline, "class=\"to-mark\""), 2);
+    assert!(
+        section(&page, "rate").contains(">1, 2</text>"),
+        "of one time"
+    );
+}
+
+#[test]
+fn a_contradiction_of_the_log_is_evidence_with_its_lines() {
+    let fixture = synthetic(21, RunVerdict::Invalid, 300);
+    fixture.edit_results(|results| {
+        results.checks.truncate(1);
+        results.checks[0].verdict = RunVerdict::Invalid;
+        results.checks[0].report = Some(serde_json::json!({ "contradiction": {
+            "words": "claims another place <b>",
+            "operations": [{ "invocation": { "line": 7 }, "completion": { "line": 9 } }],
+        }}));
+    });
+    let page = page(&fixture);
+    assert!(section(&page, "checks").contains("claims another place &#60;b&#62;"));
+    assert!(section(&page, "checks").contains("history.jsonl line 7, 9"));
+    assert_eq!(count(&page, "<article class=\"moment\""), 1);
 }
 
 #[test]
