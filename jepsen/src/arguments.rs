@@ -25,6 +25,19 @@ pub(crate) enum Command {
     List,
 }
 
+/// Make the page of a run from the folder that it left: DIR/report.html
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The page says what was judged, repeats no judgement, and loads nothing from anywhere.
+
+Exit status:
+  0  the page was written        3  DIR is no run's folder, or the page cannot be written")]
+pub(crate) struct ReportArguments {
+    /// The folder of the run
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
 /// Start a cluster, break it while clients use it, and judge what they saw
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -96,19 +109,6 @@ fn positive_rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
         _ => Err("operations per second, above 0".to_owned()),
     }
-}
-
-/// Make the page of a run from the folder that it left: DIR/report.html
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The page says what was judged, repeats no judgement, and loads nothing from anywhere.
-
-Exit status:
-  0  the page was written        3  DIR is no run's folder, or the page cannot be written")]
-pub(crate) struct ReportArguments {
-    /// The folder of the run
-    #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
 }
 
 /// Decide whether histories are linearizable, and explain those that are not

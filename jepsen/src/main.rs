@@ -1,7 +1,7 @@
 //! `palisade-jepsen`, the command line of the harness. `run` breaks a real cluster and judges what its
-//! clients saw; `report` makes a page of that; `check` judges histories that somebody recorded. The
-//! judging is jepsen-checker's; here are processes, networks, files, clocks and terminals. It talks to
-//! built binaries, and never links what it tests.
+//! clients saw; `check` judges histories that somebody recorded; `report` makes a page of
+//! a run. The judging is jepsen-checker's; here are processes, networks, files, clocks and terminals. It
+//! talks to built binaries, and never links what it tests.
 
 mod arguments;
 mod check;

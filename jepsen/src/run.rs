@@ -254,6 +254,7 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         command: command(arguments, &prepared),
         harness_version: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms: unix_ms(),
+        clock_began_unix_ms: None,
         ended_unix_ms: None,
         left_out: prepared.left_out.clone(),
     };
@@ -276,7 +277,10 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
     let mut lasted = lasted?;
     lasted.failures.append(&mut failures);
 
-    description.ended_unix_ms = Some(unix_ms());
+    let ended_unix_ms = unix_ms();
+    description.ended_unix_ms = Some(ended_unix_ms);
+    description.clock_began_unix_ms =
+        Some(ended_unix_ms.saturating_sub(lasted.recorder.now_ns() / 1_000_000));
     description.left_out.extend(lasted.left_out.iter().cloned());
     directory.write(RUN, &description).map_err(files)?;
     let history = lasted
@@ -324,6 +328,8 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
             let _ = std::fs::remove_dir_all(&node.plan.data);
         }
     }
+    let page = report::write(&directory)?;
+    eprint_line(&format!("the report is {}", page.display()));
     tell(&results, &directory).map_err(|error| format!("cannot print: {error}"))?;
     Ok(results.verdict)
 }

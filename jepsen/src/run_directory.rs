@@ -12,7 +12,6 @@
 //!   log.jsonl        what was applied, if the system tells       jepsen_checker::witness::LogDump
 //!   checked.jsonl    what the lock models were given             jepsen_checker::format::Format::JsonLines
 //!   checked-log.jsonl  the log of its operations                 jepsen_checker::witness::LogDump
-//!   events.jsonl     event streams; no workload has them yet     jepsen_checker::lock_checks::read_event_streams
 //!   results.json     the verdict, by checker                     Results
 //!   report.html      all of it as a page                         made from the rest
 //!   nodes/NAME/log   what the node wrote to standard error, over all its starts
@@ -52,8 +51,6 @@ pub(crate) const NEMESIS: &str = "nemesis.jsonl";
 pub(crate) const CLUSTER: &str = "cluster.jsonl";
 /// `log.jsonl`.
 pub(crate) const LOG: &str = "log.jsonl";
-/// `events.jsonl`.
-pub(crate) const EVENTS: &str = "events.jsonl";
 /// `checked.jsonl`.
 pub(crate) const CHECKED: &str = "checked.jsonl";
 /// `checked-log.jsonl`.
@@ -350,6 +347,20 @@ impl RunDirectory {
             of: PhantomData,
         })
     }
+
+    /// Reads a file of JSON lines; none if the run left no such file.
+    #[cfg(test)]
+    pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> io::Result<Vec<T>> {
+        let text = match std::fs::read_to_string(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text?,
+        };
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
 }
 
 /// A file that grows by lines. Each line is on its way to the file when `push` returns, so that a run
@@ -383,9 +394,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_in_the_file_as_they_were_pushed() {
+    fn lines_are_read_as_they_were_written_and_a_missing_file_has_none() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDirectory::create(folder.path()).unwrap();
+        assert!(run.read_lines::<FaultRecord>(NEMESIS).unwrap().is_empty());
         let fault = FaultRecord {
             number: 0,
             fault: "partition-leader".into(),
@@ -400,9 +412,9 @@ mod tests {
         let mut out = run.lines(NEMESIS).unwrap();
         out.push(&fault).unwrap();
         out.push(&fault).unwrap();
-        let text = std::fs::read_to_string(run.path(NEMESIS)).unwrap();
-        let read = |line| serde_json::from_str::<FaultRecord>(line).unwrap();
-        let lines: Vec<FaultRecord> = text.lines().map(read).collect();
-        assert_eq!(lines, [fault.clone(), fault]);
+        assert_eq!(
+            run.read_lines::<FaultRecord>(NEMESIS).unwrap(),
+            [fault.clone(), fault]
+        );
     }
 }

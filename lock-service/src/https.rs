@@ -21,6 +21,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::server::prepare;
+
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at once; further connections wait in the kernel's queue.
 const MAX_HANDSHAKES: usize = 256;
@@ -141,7 +143,7 @@ async fn accept(listener: TcpListener, certificate: Arc<Certificate>, done: mpsc
         handshakes.spawn(async move {
             let _slot = slot;
             let shaken = async {
-                stream.set_nodelay(true)?;
+                prepare(&stream)?;
                 acceptor.accept(stream).await
             };
             match timeout(HANDSHAKE_TIMEOUT, shaken).await {

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod command_line;
 pub mod config;
 pub mod dev;
+mod events;
 mod https;
 mod machine;
 pub mod metrics;

@@ -13,6 +13,7 @@ use raft_core::{EntryContext, MachineError, Priority, SnapshotWriter, StateMachi
 use tokio::sync::Notify;
 
 use crate::clock::{AppliedClock, unix_ms};
+use crate::events::Hub;
 use crate::metrics::grants;
 use crate::planted::{ServiceBug, is_planted};
 use crate::record::AppliedRecord;
@@ -52,6 +53,7 @@ pub struct Surroundings {
     pub waiters: Waiters,
     pub clock: AppliedClock,
     pub alarm: Alarm,
+    pub events: Hub,
     /// Check the model's invariants after every entry, and stop this node when one is broken. Slow:
     /// for tests.
     pub check_invariants: bool,
@@ -117,6 +119,9 @@ impl StateMachine for LockMachine {
         self.surroundings.clock.applied(self.table.clock());
         self.surroundings.alarm.due(self.table.next_deadline());
         self.surroundings.waiters.tell(&outcome.events);
+        if !outcome.events.is_empty() {
+            self.surroundings.events.look();
+        }
         let is_grant = |kind: &EventKind| matches!(kind, EventKind::Granted { .. });
         let granted = outcome.events.iter().filter(|event| is_grant(&event.kind));
         self.grants.increment(granted.count() as u64);
@@ -156,6 +161,7 @@ impl StateMachine for LockMachine {
         self.surroundings.clock.applied(table.clock());
         self.surroundings.alarm.due(table.next_deadline());
         self.surroundings.waiters.look_again();
+        self.surroundings.events.look();
         Ok(Self {
             table,
             surroundings: self.surroundings.clone(),

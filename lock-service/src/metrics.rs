@@ -67,6 +67,8 @@ declare! {
         "Ended leases that the replicated state remembers.";
     describe_gauge PARKED_REQUESTS = "palisade_parked_requests", Count:
         "HTTP requests that wait on this node for their grant.";
+    describe_gauge WATCHES = "palisade_watches", Count:
+        "Event streams that are open on this node.";
     describe_counter GRANTS = "palisade_grants_total", Count:
         "Grants that this node has applied; after a start also those that it applies again.";
     describe_counter TICKS = "palisade_ticks_total", Count:
@@ -119,12 +121,13 @@ impl Exposition {
 
 /// What the replicated state and this node hold now.
 #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
-pub fn holds(counts: Counts, parked_requests: usize) {
+pub fn holds(counts: Counts, parked_requests: usize, watches: usize) {
     gauge!(LEASES).set(counts.leases as f64);
     gauge!(LOCKS).set(counts.locks as f64);
     gauge!(WAITERS).set(counts.waits as f64);
     gauge!(ENDED_LEASES).set(counts.tombstones as f64);
     gauge!(PARKED_REQUESTS).set(parked_requests as f64);
+    gauge!(WATCHES).set(watches as f64);
 }
 
 /// Counts grants as they are applied.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::ListenerExt;
 use raft_core::{Config, Member, Node, Start, StartError, SyncPolicy};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -28,6 +28,8 @@ use crate::ticker::Ticker;
 
 /// Requests under way have this long to end when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What was sent to a client must be taken within this, or its connection ends.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a server ended otherwise than by being told to.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +113,10 @@ pub async fn run(
     };
     let mut failure = None;
     if let Some((node, surroundings)) = started {
-        let service = Arc::new(Service::new(node.clone(), surroundings.waiters.clone()));
+        let hub = surroundings.events.clone();
+        let waiters = surroundings.waiters.clone();
+        let service = Arc::new(Service::new(node.clone(), waiters, hub.clone()));
+        let events = tokio::spawn(hub.clone().run(node.clone()));
         let ticker = tokio::spawn(
             Ticker {
                 node: node.clone(),
@@ -135,10 +140,13 @@ pub async fn run(
         // Before the requests under way are waited for: others can be served at once elsewhere.
         node.resign().await;
         ticker.abort();
+        // They would hold up the end of the server; whoever watches goes on elsewhere.
+        hub.stop();
         let _ = stop_http.send(());
         if failure.is_none() {
             drain(http).await?;
         }
+        events.abort();
         match (stop_node(&node).await, &failure) {
             (Err(error), Some(_)) => tracing::debug!(%error, "a failed node does not stop cleanly"),
             (stopped, _) => stopped?,
@@ -238,14 +246,20 @@ fn serve_http(
         }
         None => {
             let listener = listener.tap_io(|stream| {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a client's connection keeps delaying small packets");
+                if let Err(error) = prepare(stream) {
+                    tracing::debug!(%error, "a client's connection keeps the system's settings");
                 }
             });
             let http = axum::serve(listener, router).with_graceful_shutdown(stopped);
             tokio::spawn(http.into_future())
         }
     })
+}
+
+/// Small packets leave at once, and a client that takes nothing for a while is cut off.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT))
 }
 
 async fn drain(http: JoinHandle<io::Result<()>>) -> Result<(), ServeError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, Response};
 use serde_json::Value;
 
 /// Longer than anything that a node may take; a call that needs longer is a failed test.
@@ -72,19 +72,20 @@ impl Http {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = response.bytes().await?;
-        let body = match bytes.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
-        };
-        Ok(Reply {
-            status,
-            headers,
-            body,
-        })
+        Reply::read(request.send().await?).await
+    }
+
+    /// GETs, and leaves the body to be read.
+    pub(crate) async fn open(
+        &self,
+        path_and_query: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response, reqwest::Error> {
+        let mut request = self.client.get(format!("{}{path_and_query}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await
     }
 
     /// POSTs a JSON body.
@@ -165,6 +166,21 @@ impl Http {
 }
 
 impl Reply {
+    pub(crate) async fn read(response: Response) -> Result<Self, reqwest::Error> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await?;
+        let body = match bytes.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
+        };
+        Ok(Reply {
+            status,
+            headers,
+            body,
+        })
+    }
+
     /// The body, of an answer that must have this status.
     ///
     /// # Panics

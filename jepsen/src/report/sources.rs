@@ -11,20 +11,21 @@ use jepsen_checker::{FailMeaning, History};
 use serde::de::DeserializeOwned;
 
 use crate::run_directory::{
-    CLUSTER, ClusterSample, EVENTS, FaultRecord, HISTORY, HISTORY_EDN, LOG, NEMESIS, NODES,
-    RESULTS, RUN, Results, RunDescription, RunDirectory,
+    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, FaultRecord, HISTORY, HISTORY_EDN, LOG, NEMESIS,
+    NODES, RESULTS, RUN, Results, RunDescription, RunDirectory,
 };
 
 /// The files that a run may leave, for the list at the end.
-pub(super) const FILES: [(&str, &str); 8] = [
+pub(super) const FILES: [(&str, &str); 9] = [
     (RESULTS, "the verdict, by check"),
     (RUN, "what was run"),
     (HISTORY, "what clients asked and were answered"),
     (HISTORY_EDN, "the same, for Jepsen's tools"),
     (NEMESIS, "every fault"),
     (CLUSTER, "who led, in which term, who answered"),
-    (LOG, "the committed log"),
-    (EVENTS, "event streams"),
+    (LOG, "what was applied"),
+    (CHECKED, "what the lock models were given"),
+    (CHECKED_LOG, "the log of its operations"),
 ];
 
 /// What a run left.

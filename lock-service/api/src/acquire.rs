@@ -38,6 +38,7 @@ impl LockMode {
 
 /// One lock of a request for several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LockRequest {
     /// The lock to take.
@@ -125,6 +126,7 @@ pub enum Holding {
 /// same request, on any node, and a wait survives a lost connection. A repeat must not differ in any
 /// field.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AcquireRequest {
     /// The one lock to take.
@@ -234,6 +236,7 @@ impl AcquireRequest {
 
 /// 200 answer of `POST /v1/acquire`: the locks are held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GrantedResponse {
     /// Always `true`.
     pub granted: bool,
@@ -272,6 +275,7 @@ pub struct GrantedResponse {
 /// 202 answer of `POST /v1/acquire`: still waiting. Repeat the same request, with these `lease` and
 /// `request_id`, on any node, to go on waiting in the same place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueuedResponse {
     /// Always `false`.
     pub granted: bool,
@@ -289,6 +293,7 @@ pub struct QueuedResponse {
 
 /// A request's place in the queue of one lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueuePlace {
     /// The lock.
     pub lock: LockName,
@@ -302,6 +307,7 @@ pub struct QueuePlace {
 
 /// Body of `POST /v1/release`: exactly one of `token` and `tokens`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
     /// Secret of the lease that holds.
@@ -330,6 +336,7 @@ impl ReleaseRequest {
 
 /// 200 answer of `POST /v1/release`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReleaseResponse {
     /// Whether this request released everything that it named; `false` when it is a repeat.
     pub was_held: bool,
@@ -341,6 +348,7 @@ pub struct ReleaseResponse {
 
 /// What a release did for one token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReleasedToken {
     /// The token.
     pub token: FencingToken,
@@ -350,6 +358,7 @@ pub struct ReleasedToken {
 
 /// Body of `POST /v1/update`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateRequest {
     /// Secret of the lease that holds.
@@ -363,6 +372,7 @@ pub struct UpdateRequest {
 
 /// 200 answer of `POST /v1/update`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UpdateResponse {
     /// The lock that is held under the token.
     pub lock: LockName,
@@ -372,6 +382,7 @@ pub struct UpdateResponse {
 
 /// Body of `POST /v1/cancel`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {
     /// Secret of the lease that waits.
@@ -396,6 +407,7 @@ open_enum! {
 
 /// 200 answer of `POST /v1/cancel`. Whatever `result` says: the request neither holds nor waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CancelResponse {
     /// What was found.
     pub result: CancelResult,

@@ -70,6 +70,7 @@ open_enum! {
 
 /// The member that leads, as the answering node knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaderView {
     /// Its id.
     pub node_id: NodeId,
@@ -80,6 +81,7 @@ pub struct LeaderView {
 /// One member. The numbers are its own, asked from it for this answer, and `null` when it could not
 /// be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MemberView {
     /// Its id.
     pub node_id: NodeId,
@@ -127,6 +129,7 @@ pub struct MemberView {
 /// 200 answer of `GET /v1/cluster`. Any node answers it, also without a quorum: it is this node's
 /// view, not a linearizable read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterResponse {
     /// Id of the cluster.
     pub cluster_id: ClusterId,
@@ -149,6 +152,7 @@ pub struct ClusterResponse {
 
 /// 200 answer of `GET /version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VersionResponse {
     /// The program: `palisaded`.
     pub program: String,
@@ -164,6 +168,7 @@ pub struct VersionResponse {
 
 /// 200 answer of `GET /readyz`. A node that is not ready answers 503 with a problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReadyResponse {
     /// Always `true`.
     pub ready: bool,

@@ -61,6 +61,11 @@ impl<'de> Deserialize<'de> for EventPosition {
 
 /// Query of `GET /v1/events`: exactly one of `lock` and `prefix`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "openapi",
+    derive(utoipa::IntoParams),
+    into_params(parameter_in = Query)
+)]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {
     /// The one lock whose events to send.
@@ -125,6 +130,7 @@ open_enum! {
 
 /// Something that happened to one lock. Which fields are there follows from `type`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LockEvent {
     /// What happened.
     #[serde(rename = "type")]
@@ -163,6 +169,20 @@ pub struct LockEvent {
     /// Why it ended (`wait_ended`, `released`, `forced`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<EndReason>,
+}
+
+/// The name of the server-sent event that says how far the stream is.
+pub const HEARTBEAT_EVENT: &str = "heartbeat";
+/// The name of the server-sent event that ends a stream which has lost its place: a
+/// [`Problem`](crate::Problem) with the code `position_gone`.
+pub const PROBLEM_EVENT: &str = "problem";
+
+/// The data of a [`HEARTBEAT_EVENT`]: sent first, and then while nothing happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HeartbeatEvent {
+    /// Everything that happened up to here has been sent.
+    pub position: Position,
 }
 
 #[cfg(test)]

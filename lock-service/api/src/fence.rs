@@ -8,6 +8,11 @@ use crate::{FencingToken, LockName, Position};
 
 /// Query of `GET /v1/fence`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "openapi",
+    derive(utoipa::IntoParams),
+    into_params(parameter_in = Query)
+)]
 #[serde(deny_unknown_fields)]
 pub struct FenceQuery {
     /// The lock.
@@ -35,6 +40,7 @@ open_enum! {
 /// Answer of `GET /v1/fence`, with status 200, 409 or 404 as `verdict` says: the body is the same for
 /// all three.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FenceResponse {
     /// What is known.
     pub verdict: FenceVerdict,
@@ -62,6 +68,7 @@ impl FenceVerdict {
 
 /// Body of `POST /v1/fence`: several checks at one position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FenceBatchRequest {
     /// What to check, 1 to [`MAX_FENCE_CHECKS`](crate::MAX_FENCE_CHECKS).
@@ -73,6 +80,7 @@ pub struct FenceBatchRequest {
 
 /// A token to check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FenceCheck {
     /// The lock.
@@ -83,6 +91,7 @@ pub struct FenceCheck {
 
 /// 200 answer of `POST /v1/fence`, whatever the verdicts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FenceBatchResponse {
     /// One answer for each check, in the order of the request.
     pub answers: Vec<FenceAnswer>,
@@ -95,6 +104,7 @@ pub struct FenceBatchResponse {
 
 /// What is known of one token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FenceAnswer {
     /// What is known.
     pub verdict: FenceVerdict,

@@ -12,6 +12,7 @@ use crate::{
 
 /// Body of `POST /v1/renew`: exactly one of `lease` and `leases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
     /// Secret of the one lease to renew.
@@ -38,6 +39,7 @@ impl RenewRequest {
 
 /// A renewal that was executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Renewal {
     /// TTL of the lease, in milliseconds.
     pub ttl_ms: u64,
@@ -55,6 +57,7 @@ pub struct Renewal {
 /// 200 answer of `POST /v1/renew` with `lease`. An ended lease answers 409 `lease_ended`, one that
 /// nobody knows 404 `lease_not_found`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RenewResponse {
     /// Id of the lease.
     pub lease_id: LeaseId,
@@ -67,6 +70,7 @@ pub struct RenewResponse {
 
 /// 200 answer of `POST /v1/renew` with `leases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RenewManyResponse {
     /// One answer for each lease, in the order of the request.
     pub leases: Vec<RenewAnswer>,
@@ -76,6 +80,7 @@ pub struct RenewManyResponse {
 
 /// What became of one lease of several: exactly one of `renewal` and `problem` is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RenewAnswer {
     /// Id of the lease.
     pub lease_id: LeaseId,
@@ -89,6 +94,7 @@ pub struct RenewAnswer {
 
 /// Body of `POST /v1/leases`: makes a lease that lives without holding anything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateLeaseRequest {
     /// The lease's secret; the node chooses one when absent. With your own, a repeat is harmless.
@@ -111,6 +117,7 @@ pub struct CreateLeaseRequest {
 
 /// 200 answer of `POST /v1/leases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaseCreatedResponse {
     /// Secret of the lease.
     pub lease: LeaseSecret,
@@ -131,6 +138,7 @@ pub struct LeaseCreatedResponse {
 
 /// Body of `POST /v1/leases/revoke`: exactly one of `lease` and `lease_id`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RevokeLeaseRequest {
     /// Secret of the lease to end: all that it holds is free at once.
@@ -148,6 +156,7 @@ pub struct RevokeLeaseRequest {
 
 /// 200 answer of `POST /v1/leases/revoke`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RevokeLeaseResponse {
     /// Id of the lease.
     pub lease_id: LeaseId,
@@ -166,6 +175,7 @@ pub struct RevokeLeaseResponse {
 
 /// A lock that a lease holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaseHold {
     /// The lock.
     pub lock: LockName,
@@ -183,6 +193,7 @@ pub struct LeaseHold {
 
 /// A lock that a lease waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaseWait {
     /// The lock.
     pub lock: LockName,
@@ -204,6 +215,7 @@ pub struct LeaseWait {
 
 /// A lease, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaseView {
     /// Id of the lease.
     pub lease_id: LeaseId,
@@ -227,6 +239,7 @@ pub struct LeaseView {
 
 /// 200 answer of `GET /v1/leases/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaseResponse {
     /// The lease.
     #[serde(flatten)]
@@ -240,6 +253,11 @@ pub struct LeaseResponse {
 
 /// Query of `GET /v1/leases/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "openapi",
+    derive(utoipa::IntoParams),
+    into_params(parameter_in = Query)
+)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseQuery {
     /// How fresh the answer must be.
@@ -249,6 +267,11 @@ pub struct LeaseQuery {
 
 /// Query of `GET /v1/leases`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "openapi",
+    derive(utoipa::IntoParams),
+    into_params(parameter_in = Query)
+)]
 #[serde(deny_unknown_fields)]
 pub struct LeasesQuery {
     /// Where to go on: `next_cursor` of the page before.
@@ -264,6 +287,7 @@ pub struct LeasesQuery {
 
 /// 200 answer of `GET /v1/leases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeasePage {
     /// The leases, by id.
     pub leases: Vec<LeaseView>,

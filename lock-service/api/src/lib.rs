@@ -32,6 +32,8 @@ mod number;
 mod open_enum;
 mod paths;
 mod problem;
+#[cfg(feature = "openapi")]
+mod schema;
 mod settings;
 mod text;
 
@@ -45,13 +47,17 @@ pub use cluster::{
     VersionResponse,
 };
 pub use decode::{InvalidRequest, decode_request};
-pub use events::{EndReason, EventPosition, EventType, EventsQuery, LockEvent};
+pub use events::{
+    EndReason, EventPosition, EventType, EventsQuery, HEARTBEAT_EVENT, HeartbeatEvent, LockEvent,
+    PROBLEM_EVENT,
+};
 pub use fence::{
     FenceAnswer, FenceBatchRequest, FenceBatchResponse, FenceCheck, FenceQuery, FenceResponse,
     FenceVerdict,
 };
 pub use headers::{
-    JSON_CONTENT_TYPE, MIN_POSITION_HEADER, POSITION_HEADER, PROBLEM_CONTENT_TYPE, TIMEOUT_HEADER,
+    JSON_CONTENT_TYPE, LAST_EVENT_ID_HEADER, MIN_POSITION_HEADER, POSITION_HEADER,
+    PROBLEM_CONTENT_TYPE, TIMEOUT_HEADER,
 };
 pub use identity::{InvalidHex, LeaseId, LeaseSecret};
 pub use leases::{

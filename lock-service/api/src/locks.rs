@@ -9,6 +9,7 @@ use crate::{
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// At least as fresh as everything acknowledged before the read began.
@@ -34,6 +35,11 @@ open_enum! {
 
 /// Query of `GET /v1/locks`: either `name`, or `prefix` with `cursor` and `page_size`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "openapi",
+    derive(utoipa::IntoParams),
+    into_params(parameter_in = Query)
+)]
 #[serde(deny_unknown_fields)]
 pub struct LocksQuery {
     /// The one lock to look at.
@@ -55,6 +61,7 @@ pub struct LocksQuery {
 
 /// Somebody who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HolderView {
     /// Who took the lease.
     #[serde(default)]
@@ -79,6 +86,7 @@ pub struct HolderView {
 
 /// Somebody who waits for a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WaiterView {
     /// 1 for the first in the queue.
     pub place: u64,
@@ -102,6 +110,7 @@ pub struct WaiterView {
 
 /// What keeps the first in a queue from being granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Obstacle {
     /// The lock that it cannot have: not always the one that was asked about, when it waits for
     /// several.
@@ -124,6 +133,7 @@ pub struct Obstacle {
 
 /// A lock that cannot be granted to anybody for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LockDelay {
     /// `delayed` or `held_back`.
     pub reason: BlockReason,
@@ -133,6 +143,7 @@ pub struct LockDelay {
 
 /// A lock, its holders and its queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LockView {
     /// The lock.
     pub lock: LockName,
@@ -158,6 +169,7 @@ pub struct LockView {
 /// Body of `POST /v1/locks/force-release`. It names lock, token and lease, so that it cannot hit the
 /// next holder or a fellow sharer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ForceReleaseRequest {
     /// The lock.
@@ -174,6 +186,7 @@ pub struct ForceReleaseRequest {
 
 /// 200 answer of `POST /v1/locks/force-release`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ForceReleaseResponse {
     /// Id of the lease that has ended.
     pub lease_id: LeaseId,
@@ -190,6 +203,7 @@ pub struct ForceReleaseResponse {
 
 /// 200 answer of `GET /v1/locks?name=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LockResponse {
     /// The lock.
     #[serde(flatten)]
@@ -203,6 +217,7 @@ pub struct LockResponse {
 
 /// 200 answer of `GET /v1/locks?prefix=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LockPage {
     /// The locks, by name.
     pub locks: Vec<LockView>,

@@ -55,6 +55,7 @@ impl<'de> Deserialize<'de> for MembershipVersion {
 
 /// Body of `POST /v1/cluster/promote` and `POST /v1/cluster/remove`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemberRequest {
     /// The member that this is about.
@@ -66,6 +67,7 @@ pub struct MemberRequest {
 
 /// Body of `POST /v1/cluster/replace`: a voter goes and a learner gets its vote, in one change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReplaceRequest {
     /// The voter that goes; usually a dead one.
@@ -79,6 +81,7 @@ pub struct ReplaceRequest {
 
 /// Body of `POST /v1/cluster/address`. What is left out stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddressRequest {
     /// The member that this is about.
@@ -99,6 +102,7 @@ pub struct AddressRequest {
 
 /// Body of `POST /v1/cluster/finish-change`: an interrupted change of voters is finished.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FinishChangeRequest {
     /// Change nothing unless the membership is at this version.
@@ -108,6 +112,7 @@ pub struct FinishChangeRequest {
 
 /// Body of `POST /v1/cluster/transfer`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransferRequest {
     /// Who is to lead; the voter whose log is furthest when left out.
@@ -117,11 +122,13 @@ pub struct TransferRequest {
 
 /// Body of `POST /v1/cluster/snapshot`: nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotRequest {}
 
 /// 200 answer of `POST /v1/cluster/snapshot`. The snapshot is taken in the background.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SnapshotResponse {
     /// The node that takes it: the one that was asked.
     pub node_id: NodeId,
@@ -131,6 +138,7 @@ pub struct SnapshotResponse {
 
 /// One member, as the membership has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MemberEntry {
     /// Its id.
     pub node_id: NodeId,
@@ -146,6 +154,7 @@ pub struct MemberEntry {
 
 /// 200 answer of every change of the membership: what it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MembershipResponse {
     /// Its version, for `if_membership`.
     pub membership_version: Option<MembershipVersion>,
@@ -157,6 +166,7 @@ pub struct MembershipResponse {
 
 /// 200 answer of `POST /v1/cluster/transfer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TransferResponse {
     /// Who leads now.
     pub leader: LeaderView,

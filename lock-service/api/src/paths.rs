@@ -12,8 +12,10 @@ pub mod path {
     pub const UPDATE: &str = "/v1/update";
     /// `POST`: give up a wait.
     pub const CANCEL: &str = "/v1/cancel";
-    /// `POST`: make an explicit lease. `GET`: list leases. `GET /v1/leases/{id}`: inspect one.
+    /// `POST`: make an explicit lease. `GET`: list leases.
     pub const LEASES: &str = "/v1/leases";
+    /// `GET`: one lease, by its id.
+    pub const LEASE: &str = "/v1/leases/{id}";
     /// `POST`: end a lease by its secret; by its id, as administrator.
     pub const REVOKE_LEASE: &str = "/v1/leases/revoke";
     /// `GET`: one lock by `name`, or a listing by `prefix`.

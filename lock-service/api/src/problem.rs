@@ -175,6 +175,7 @@ impl ErrorCode {
 
 /// What is known of the effect of a request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It had none and never will.
@@ -203,6 +204,7 @@ impl<'de> Deserialize<'de> for Outcome {
 
 /// Body of every error. Make one with [`Problem::new`] and fill in what else is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URI that names the kind of problem.
     #[serde(rename = "type", default)]

@@ -8,6 +8,7 @@ macro_rules! settings {
     ($( $(#[$doc:meta])* $name:ident, )+) => {
         /// Limits and durations that decide what the cluster answers, the same on every node.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub struct Settings {
             $( $(#[$doc])* pub $name: u64, )+
         }
@@ -15,6 +16,7 @@ macro_rules! settings {
         /// Body of `POST /v1/cluster/settings`. What is left out stays as it is. Two changes at the
         /// same time may undo each other: look at the answer.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         #[serde(deny_unknown_fields)]
         pub struct ChangeSettingsRequest {
             $(
@@ -77,6 +79,7 @@ settings! {
 
 /// 200 answer of `GET` and `POST /v1/cluster/settings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SettingsResponse {
     /// What is in force.
     pub settings: Settings,
@@ -88,6 +91,7 @@ pub struct SettingsResponse {
 
 /// Body of `POST /v1/cluster/model-version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ModelVersionRequest {
     /// The version to raise the rules to; never below the one in force. Every member must know it:
@@ -97,6 +101,7 @@ pub struct ModelVersionRequest {
 
 /// 200 answer of `POST /v1/cluster/model-version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ModelVersionResponse {
     /// The version that is in force from the next log entry on.
     pub model_version: u32,

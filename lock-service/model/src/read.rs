@@ -226,6 +226,12 @@ impl LockTable {
         }
     }
 
+    /// The oldest position behind which all events are kept.
+    #[must_use]
+    pub fn oldest_event_position(&self) -> Position {
+        self.events.forgotten()
+    }
+
     /// Until when nothing is granted because the cluster was restored, in cluster time; `None` when
     /// that is over or was never so.
     #[must_use]

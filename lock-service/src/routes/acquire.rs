@@ -6,17 +6,26 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use lock_api::{
-    AcquireRequest, CancelRequest, MAX_HTTP_WAIT_MS, MAX_TOKENS_PER_RELEASE, ReleaseRequest,
-    UpdateRequest,
+    AcquireRequest, CancelRequest, CancelResponse, GrantedResponse, MAX_HTTP_WAIT_MS,
+    MAX_TOKENS_PER_RELEASE, QueuedResponse, ReleaseRequest, ReleaseResponse, UpdateRequest,
+    UpdateResponse, path,
 };
 
 use super::extract::{JsonBody, Terms};
+use super::openapi::{Changes, TermsParameters};
 use super::{App, Reply, reply};
 use crate::auth::{Caller, Role};
 use crate::problem::invalid;
 use crate::service::Acquired;
 
 /// `POST /v1/acquire`
+#[utoipa::path(
+    post,
+    path = path::ACQUIRE,
+    request_body = AcquireRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "Granted.", body = GrantedResponse), (status = 202, description = "Still queued: repeat with these ids.", body = QueuedResponse), Changes),
+)]
 pub async fn acquire(
     State(app): State<App>,
     caller: Caller,
@@ -47,6 +56,13 @@ pub async fn acquire(
 }
 
 /// `POST /v1/release`
+#[utoipa::path(
+    post,
+    path = path::RELEASE,
+    request_body = ReleaseRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "Released, now or before.", body = ReleaseResponse), Changes),
+)]
 pub async fn release(
     State(app): State<App>,
     caller: Caller,
@@ -71,6 +87,13 @@ pub async fn release(
 }
 
 /// `POST /v1/update`
+#[utoipa::path(
+    post,
+    path = path::UPDATE,
+    request_body = UpdateRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "Changed.", body = UpdateResponse), Changes),
+)]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -83,6 +106,13 @@ pub async fn update(
 }
 
 /// `POST /v1/cancel`
+#[utoipa::path(
+    post,
+    path = path::CANCEL,
+    request_body = CancelRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The request neither holds nor waits.", body = CancelResponse), Changes),
+)]
 pub async fn cancel(
     State(app): State<App>,
     caller: Caller,

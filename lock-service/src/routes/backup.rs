@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use lock_api::ErrorCode;
+use lock_api::{ErrorCode, path};
 use raft_core::{BackupError, BackupInfo};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::extract::Terms;
+use super::openapi::{Reads, TermsParameters};
 use super::{App, Reply};
 use crate::clock::unix_ms;
 use crate::problem::{Failure, unavailable};
@@ -50,6 +51,12 @@ impl io::Write for Chunks {
 }
 
 /// `GET /v1/cluster/backup`. A response that breaks off is no backup: its checksum comes last.
+#[utoipa::path(
+    get,
+    path = path::BACKUP,
+    params(TermsParameters),
+    responses((status = 200, description = "The backup; one that breaks off is none.", body = Vec<u8>, content_type = "application/octet-stream"), Reads),
+)]
 pub async fn backup(State(app): State<App>, terms: Terms) -> Reply {
     let service = app.service()?;
     let permit = service.backups().try_acquire_owned().map_err(|_| {

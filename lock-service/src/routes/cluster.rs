@@ -8,11 +8,12 @@ use axum::response::IntoResponse;
 use futures::future::join_all;
 use lock_api::{
     ClusterId, ClusterResponse, Consistency, ErrorCode, LeaderView, MemberRole, MemberView, NodeId,
-    ReadyResponse, VersionResponse,
+    ReadyResponse, VersionResponse, path,
 };
 use raft_core::MemberStatus;
 
 use super::extract::Terms;
+use super::openapi::{Reads, TermsParameters};
 use super::{App, Reply, fresh, membership, reply};
 use crate::auth::{Caller, Role};
 use crate::problem::unavailable;
@@ -22,6 +23,12 @@ use crate::service::wire;
 const MEMBER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// `GET /v1/cluster`
+#[utoipa::path(
+    get,
+    path = path::CLUSTER,
+    params(TermsParameters),
+    responses((status = 200, description = "This node's view.", body = ClusterResponse), Reads),
+)]
 pub async fn cluster(State(app): State<App>, caller: Caller) -> Reply {
     caller.check_somewhere(Role::Read)?;
     let node = app.service()?.node();
@@ -73,11 +80,22 @@ fn role(role: raft_core::Role) -> MemberRole {
 }
 
 /// `GET /healthz`: the process lives. Never asks for a quorum.
+#[utoipa::path(
+    get,
+    path = path::HEALTHZ,
+    responses((status = 200, description = "The process lives.", body = String, content_type = "text/plain")),
+)]
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// `GET /readyz`: a linearizable read works here.
+#[utoipa::path(
+    get,
+    path = path::READYZ,
+    params(TermsParameters),
+    responses((status = 200, description = "A linearizable read works here.", body = ReadyResponse), Reads),
+)]
 pub async fn readyz(State(app): State<App>, terms: Terms) -> Reply {
     let (service, _) = fresh(&app, &terms, Some(Consistency::Linearizable)).await?;
     let (founded, position) = service.node().read(|machine| {
@@ -101,6 +119,11 @@ pub async fn readyz(State(app): State<App>, terms: Terms) -> Reply {
 }
 
 /// `GET /version`
+#[utoipa::path(
+    get,
+    path = path::VERSION,
+    responses((status = 200, description = "What is running.", body = VersionResponse)),
+)]
 pub async fn version() -> Json<VersionResponse> {
     Json(VersionResponse {
         program: "palisaded".to_owned(),

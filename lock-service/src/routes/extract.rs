@@ -9,8 +9,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use futures::StreamExt;
 use lock_api::{
-    DEFAULT_REQUEST_TIMEOUT_MS, ErrorCode, JSON_CONTENT_TYPE, MAX_BODY_BYTES, MIN_POSITION_HEADER,
-    Position, Problem, TIMEOUT_HEADER, decode_request,
+    DEFAULT_REQUEST_TIMEOUT_MS, ErrorCode, EventPosition, JSON_CONTENT_TYPE, MAX_BODY_BYTES,
+    MIN_POSITION_HEADER, Problem, TIMEOUT_HEADER, decode_request,
 };
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -133,7 +133,7 @@ pub struct Terms {
     /// When the request arrived.
     pub began: Instant,
     /// What the answering node must have applied first.
-    pub min_position: Option<Position>,
+    pub min_position: Option<EventPosition>,
 }
 
 impl Terms {

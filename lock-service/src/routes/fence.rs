@@ -5,17 +5,24 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use lock_api::{
     FenceAnswer, FenceBatchRequest, FenceBatchResponse, FenceQuery, FenceResponse, FenceVerdict,
-    MAX_FENCE_CHECKS,
+    MAX_FENCE_CHECKS, path,
 };
 use lock_model::{Fence, Token};
 
 use super::extract::{JsonBody, Terms, UrlQuery};
+use super::openapi::{Changes, FenceProblems, TermsParameters};
 use super::{App, Reply, fresh, reply};
 use crate::auth::{Caller, Role};
 use crate::problem::{Failure, invalid};
 use crate::service::wire;
 
 /// `GET /v1/fence`
+#[utoipa::path(
+    get,
+    path = path::FENCE,
+    params(FenceQuery, TermsParameters),
+    responses((status = 200, description = "`current`.", body = FenceResponse), (status = 404, description = "`unknown`.", body = FenceResponse), (status = 409, description = "`superseded`.", body = FenceResponse), FenceProblems),
+)]
 pub async fn fence(
     State(app): State<App>,
     caller: Caller,
@@ -43,6 +50,13 @@ pub async fn fence(
 }
 
 /// `POST /v1/fence`
+#[utoipa::path(
+    post,
+    path = path::FENCE,
+    request_body = FenceBatchRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "A verdict for each.", body = FenceBatchResponse), Changes),
+)]
 pub async fn fence_batch(
     State(app): State<App>,
     caller: Caller,

@@ -5,19 +5,27 @@ use std::time::Instant;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use lock_api::{
-    CreateLeaseRequest, ErrorCode, LeaseId, LeasePage, LeaseQuery, LeaseResponse, LeaseView,
-    LeaseWait, LeasesQuery, MAX_LEASES_PER_RENEW, MAX_PAGE_SIZE, Problem, RenewManyResponse,
-    RenewRequest, RenewResponse, RevokeLeaseRequest,
+    CreateLeaseRequest, ErrorCode, LeaseCreatedResponse, LeaseId, LeasePage, LeaseQuery,
+    LeaseResponse, LeaseView, LeaseWait, LeasesQuery, MAX_LEASES_PER_RENEW, MAX_PAGE_SIZE, Problem,
+    RenewManyResponse, RenewRequest, RenewResponse, RevokeLeaseRequest, RevokeLeaseResponse, path,
 };
 use lock_model::{Origin, Timestamp};
 
 use super::extract::{JsonBody, Terms, UrlQuery};
+use super::openapi::{Changes, Reads, Renewed, TermsParameters};
 use super::{App, Reply, fresh, reply};
 use crate::auth::{Caller, Role};
 use crate::problem::{Failure, invalid};
 use crate::service::{Service, wire};
 
 /// `POST /v1/renew`
+#[utoipa::path(
+    post,
+    path = path::RENEW,
+    request_body = RenewRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "Renewed.", body = Renewed), Changes),
+)]
 pub async fn renew(
     State(app): State<App>,
     caller: Caller,
@@ -59,6 +67,13 @@ pub async fn renew(
 }
 
 /// `POST /v1/leases`
+#[utoipa::path(
+    post,
+    path = path::LEASES,
+    request_body = CreateLeaseRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "Made, now or before.", body = LeaseCreatedResponse), Changes),
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -74,6 +89,13 @@ pub async fn create(
 }
 
 /// `POST /v1/leases/revoke`
+#[utoipa::path(
+    post,
+    path = path::REVOKE_LEASE,
+    request_body = RevokeLeaseRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "Ended, now or before.", body = RevokeLeaseResponse), Changes),
+)]
 pub async fn revoke(
     State(app): State<App>,
     caller: Caller,
@@ -140,6 +162,12 @@ pub(super) fn audit(
 }
 
 /// `GET /v1/leases`
+#[utoipa::path(
+    get,
+    path = path::LEASES,
+    params(LeasesQuery, TermsParameters),
+    responses((status = 200, description = "A page.", body = LeasePage), Reads),
+)]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -177,6 +205,12 @@ pub async fn list(
 }
 
 /// `GET /v1/leases/{id}`
+#[utoipa::path(
+    get,
+    path = path::LEASE,
+    params(("id" = LeaseId, Path, description = "The id of the lease, not its secret."), LeaseQuery, TermsParameters),
+    responses((status = 200, description = "The lease.", body = LeaseResponse), Reads),
+)]
 pub async fn inspect(
     State(app): State<App>,
     caller: Caller,

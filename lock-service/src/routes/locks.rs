@@ -2,19 +2,26 @@
 
 use axum::extract::State;
 use lock_api::{
-    BlockReason, ForceReleaseRequest, HolderView, LockDelay, LockPage, LockResponse, LockView,
-    LocksQuery, Obstacle, WaiterView,
+    BlockReason, ForceReleaseRequest, ForceReleaseResponse, HolderView, LockDelay, LockPage,
+    LockResponse, LockView, LocksQuery, Obstacle, WaiterView, path,
 };
 use lock_model::{LockHeldReason, ObstacleView, Timestamp};
 
 use super::extract::{JsonBody, Terms, UrlQuery};
 use super::leases::{audit, may_end, page_size};
+use super::openapi::{Changes, Locks, Reads, TermsParameters};
 use super::{App, Reply, fresh, reply};
 use crate::auth::{Caller, Role};
 use crate::problem::{invalid, why_not_free};
 use crate::service::wire;
 
 /// `GET /v1/locks?name=` and `GET /v1/locks?prefix=`
+#[utoipa::path(
+    get,
+    path = path::LOCKS,
+    params(LocksQuery, TermsParameters),
+    responses((status = 200, description = "One lock, or a page of them.", body = Locks), Reads),
+)]
 pub async fn locks(
     State(app): State<App>,
     caller: Caller,
@@ -87,6 +94,13 @@ pub async fn locks(
 }
 
 /// `POST /v1/locks/force-release`
+#[utoipa::path(
+    post,
+    path = path::FORCE_RELEASE,
+    request_body = ForceReleaseRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The lease has ended, now or before.", body = ForceReleaseResponse), Changes),
+)]
 pub async fn force_release(
     State(app): State<App>,
     caller: Caller,

@@ -8,11 +8,12 @@ use axum::response::IntoResponse;
 use lock_api::{
     AddressRequest, ErrorCode, FinishChangeRequest, LeaderView, MemberEntry, MemberRequest,
     MembershipResponse, NodeId, Problem, ReplaceRequest, SnapshotRequest, SnapshotResponse,
-    TransferRequest, TransferResponse,
+    TransferRequest, TransferResponse, path,
 };
 use raft_core::{MemberField, Membership, MembershipChange, MembershipError, MembershipVersion};
 
 use super::extract::{JsonBody, Terms};
+use super::openapi::{Changes, TermsParameters};
 use super::{App, Reply};
 use crate::problem::{Failure, invalid, unavailable};
 
@@ -36,6 +37,13 @@ pub(super) fn shown(version: MembershipVersion) -> lock_api::MembershipVersion {
 }
 
 /// `POST /v1/cluster/promote`
+#[utoipa::path(
+    post,
+    path = path::PROMOTE,
+    request_body = MemberRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The membership now.", body = MembershipResponse), Changes),
+)]
 pub async fn promote(
     State(app): State<App>,
     terms: Terms,
@@ -48,6 +56,13 @@ pub async fn promote(
 }
 
 /// `POST /v1/cluster/remove`
+#[utoipa::path(
+    post,
+    path = path::REMOVE,
+    request_body = MemberRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The membership now.", body = MembershipResponse), Changes),
+)]
 pub async fn remove(
     State(app): State<App>,
     terms: Terms,
@@ -60,6 +75,13 @@ pub async fn remove(
 }
 
 /// `POST /v1/cluster/replace`
+#[utoipa::path(
+    post,
+    path = path::REPLACE,
+    request_body = ReplaceRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The membership now.", body = MembershipResponse), Changes),
+)]
 pub async fn replace(
     State(app): State<App>,
     terms: Terms,
@@ -73,6 +95,13 @@ pub async fn replace(
 }
 
 /// `POST /v1/cluster/address`
+#[utoipa::path(
+    post,
+    path = path::ADDRESS,
+    request_body = AddressRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The membership now.", body = MembershipResponse), Changes),
+)]
 pub async fn address(
     State(app): State<App>,
     terms: Terms,
@@ -99,6 +128,13 @@ pub async fn address(
 }
 
 /// `POST /v1/cluster/finish-change`
+#[utoipa::path(
+    post,
+    path = path::FINISH_CHANGE,
+    request_body = FinishChangeRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "The membership now.", body = MembershipResponse), Changes),
+)]
 pub async fn finish_change(
     State(app): State<App>,
     terms: Terms,
@@ -109,6 +145,13 @@ pub async fn finish_change(
 }
 
 /// `POST /v1/cluster/transfer`
+#[utoipa::path(
+    post,
+    path = path::TRANSFER,
+    request_body = TransferRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "It leads.", body = TransferResponse), Changes),
+)]
 pub async fn transfer(
     State(app): State<App>,
     terms: Terms,
@@ -130,6 +173,13 @@ pub async fn transfer(
 }
 
 /// `POST /v1/cluster/snapshot`
+#[utoipa::path(
+    post,
+    path = path::SNAPSHOT,
+    request_body = SnapshotRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "It is being taken.", body = SnapshotResponse), Changes),
+)]
 pub async fn snapshot(
     State(app): State<App>,
     _terms: Terms,

@@ -1,13 +1,22 @@
 //! The settings of the lock table and the version of its rules.
 
 use axum::extract::State;
-use lock_api::{ChangeSettingsRequest, ModelVersionRequest};
+use lock_api::{
+    ChangeSettingsRequest, ModelVersionRequest, ModelVersionResponse, SettingsResponse, path,
+};
 
 use super::extract::{JsonBody, Terms};
+use super::openapi::{Changes, Reads, TermsParameters};
 use super::{App, Reply, fresh, reply};
 use crate::auth::Caller;
 
 /// `GET /v1/cluster/settings`
+#[utoipa::path(
+    get,
+    path = path::SETTINGS,
+    params(TermsParameters),
+    responses((status = 200, description = "What is in force.", body = SettingsResponse), Reads),
+)]
 pub async fn settings(State(app): State<App>, terms: Terms) -> Reply {
     let (service, _) = fresh(&app, &terms, None).await?;
     let settings = service.settings();
@@ -15,6 +24,13 @@ pub async fn settings(State(app): State<App>, terms: Terms) -> Reply {
 }
 
 /// `POST /v1/cluster/settings`
+#[utoipa::path(
+    post,
+    path = path::SETTINGS,
+    request_body = ChangeSettingsRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "What is in force now.", body = SettingsResponse), Changes),
+)]
 pub async fn change_settings(
     State(app): State<App>,
     caller: Caller,
@@ -28,6 +44,13 @@ pub async fn change_settings(
 }
 
 /// `POST /v1/cluster/model-version`
+#[utoipa::path(
+    post,
+    path = path::MODEL_VERSION,
+    request_body = ModelVersionRequest,
+    params(TermsParameters),
+    responses((status = 200, description = "What is in force now.", body = ModelVersionResponse), Changes),
+)]
 pub async fn raise_model_version(
     State(app): State<App>,
     caller: Caller,

@@ -22,6 +22,7 @@ use raft_core::Node;
 use tokio::sync::Semaphore;
 
 pub use self::acquire::Acquired;
+use crate::events::Hub;
 use crate::machine::LockMachine;
 use crate::planted::{ServiceBug, is_planted};
 use crate::problem::{Failure, refused};
@@ -47,6 +48,7 @@ fn internal(what: &str) -> Failure {
 pub struct Service {
     node: Arc<Node<LockMachine>>,
     waiters: Waiters,
+    hub: Hub,
     renewer: Renewer,
     /// When the last read began that was proven to be current.
     confirmed_at: Mutex<Option<Instant>>,
@@ -54,11 +56,12 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(node: Arc<Node<LockMachine>>, waiters: Waiters) -> Self {
+    pub fn new(node: Arc<Node<LockMachine>>, waiters: Waiters, hub: Hub) -> Self {
         Self {
             renewer: Renewer::start(node.clone()),
             node,
             waiters,
+            hub,
             confirmed_at: Mutex::new(None),
             backups: Arc::new(Semaphore::new(MAX_BACKUPS)),
         }
@@ -75,6 +78,11 @@ impl Service {
 
     pub fn node(&self) -> &Node<LockMachine> {
         &self.node
+    }
+
+    /// All who watch locks on this node.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// HTTP requests that wait on this node for their grant.

@@ -4,15 +4,25 @@
 use std::collections::BTreeMap;
 
 use lock_api::{
-    BlockReason, FencingToken, Holding, LeaseHold, LockMode, LockRequest, LockValue, Owner,
-    RequestId,
+    BlockReason, EndReason, EventType, FencingToken, Holding, LeaseHold, LockEvent, LockMode,
+    LockRequest, LockValue, Owner, RequestId,
 };
-use lock_model::{Grant, LeaseId, LockHeldReason, Metadata, Mode, Position, Token};
+use lock_model::{
+    Event, EventKind, Grant, LeaseEnd, LeaseId, LockHeldReason, Metadata, Mode, Position,
+    ReleasedBy, Token, WaitEnd,
+};
 
 use crate::problem::{Failure, invalid};
 
 pub fn position(position: Position) -> lock_api::Position {
     lock_api::Position {
+        index: position.index,
+        ordinal: position.ordinal,
+    }
+}
+
+pub fn model_position(position: lock_api::Position) -> Position {
+    Position {
         index: position.index,
         ordinal: position.ordinal,
     }
@@ -120,6 +130,109 @@ pub fn block_reason(reason: &LockHeldReason) -> BlockReason {
         LockHeldReason::Queued => BlockReason::Queued,
         LockHeldReason::Delayed { .. } => BlockReason::Delayed,
         LockHeldReason::HeldBack { .. } => BlockReason::HeldBack,
+    }
+}
+
+pub fn event(event: &Event) -> Option<LockEvent> {
+    let mut wire = LockEvent {
+        event_type: EventType::Queued,
+        position: position(event.position),
+        lock: lock_name(event.kind.lock())?,
+        lease_id: lease_id(event.kind.lease()),
+        owner: None,
+        request_id: None,
+        mode: None,
+        permits: None,
+        limit: None,
+        token: None,
+        queued_position: None,
+        ttl_ms: None,
+        reason: None,
+    };
+    match &event.kind {
+        EventKind::Queued {
+            owner: by,
+            request,
+            mode: wanted,
+            queued_position,
+            ..
+        } => {
+            wire.owner = owner(by);
+            wire.request_id = request_id(request);
+            (wire.mode, wire.permits, wire.limit) = shown(*wanted);
+            wire.queued_position = Some(position(*queued_position));
+        }
+        EventKind::Granted {
+            owner: by,
+            request,
+            mode: granted,
+            token: of,
+            queued_position,
+            ttl_ms,
+            ..
+        } => {
+            wire.event_type = EventType::Granted;
+            wire.owner = owner(by);
+            wire.request_id = request_id(request);
+            (wire.mode, wire.permits, wire.limit) = shown(*granted);
+            wire.token = Some(token(*of));
+            wire.queued_position = Some(position(*queued_position));
+            wire.ttl_ms = Some(*ttl_ms);
+        }
+        EventKind::WaitEnded {
+            request,
+            queued_position,
+            reason,
+            ..
+        } => {
+            wire.event_type = EventType::WaitEnded;
+            wire.request_id = request_id(request);
+            wire.queued_position = Some(position(*queued_position));
+            wire.reason = Some(match reason {
+                WaitEnd::TimedOut => EndReason::TimedOut,
+                WaitEnd::Cancelled => EndReason::Cancelled,
+                WaitEnd::LeaseEnded { how } => lease_end(*how),
+            });
+        }
+        EventKind::Released { token: of, by, .. } => {
+            wire.event_type = EventType::Released;
+            wire.token = Some(token(*of));
+            wire.reason = Some(match by {
+                ReleasedBy::Release => EndReason::Release,
+                ReleasedBy::Cancel => EndReason::Cancel,
+                ReleasedBy::Revoke => EndReason::Revoke,
+            });
+        }
+        EventKind::Expired { token: of, .. } => {
+            wire.event_type = EventType::Expired;
+            wire.token = Some(token(*of));
+        }
+        EventKind::Forced { token: of, how, .. } => {
+            wire.event_type = EventType::Forced;
+            wire.token = Some(token(*of));
+            wire.reason = Some(lease_end(*how));
+        }
+        EventKind::Updated { token: of, .. } => {
+            wire.event_type = EventType::Updated;
+            wire.token = Some(token(*of));
+        }
+    }
+    Some(wire)
+}
+
+fn shown(of: Mode) -> (Option<LockMode>, Option<u32>, Option<u32>) {
+    let (mode, permits) = mode(of);
+    (Some(mode), permits, of.limit())
+}
+
+fn lease_end(how: LeaseEnd) -> EndReason {
+    match how {
+        LeaseEnd::Expired => EndReason::LeaseExpired,
+        LeaseEnd::Revoked => EndReason::LeaseRevoked,
+        LeaseEnd::Unused | LeaseEnd::CancelledBefore => EndReason::LeaseUnused,
+        LeaseEnd::Forced => EndReason::LeaseForced,
+        LeaseEnd::RevokedById => EndReason::LeaseRevokedById,
+        LeaseEnd::Restored => EndReason::Restored,
     }
 }
 
