@@ -140,6 +140,8 @@ async fn a_watch_goes_on_on_any_node_behind_the_last_event_it_has_seen() {
 
 #[tokio::test]
 async fn a_watch_goes_on_without_a_gap_across_a_node_that_installs_a_snapshot() {
+    // A log is purged by a thousand entries at a time; a round is two.
+    const ROUNDS: usize = 600;
     let arguments = ["--snapshot-after-entries", "50", "--keep-entries", "1"];
     let mut cluster = Cluster::builder(3).arguments(arguments).start().await;
     let leader = cluster.leader().await;
@@ -148,7 +150,7 @@ async fn a_watch_goes_on_without_a_gap_across_a_node_that_installs_a_snapshot() 
     let start = whole.next().await.unwrap().id;
     once(&cluster, leader, "job").await;
     cluster.kill9(away);
-    for round in 0..200 {
+    for round in 0..ROUNDS {
         once(&cluster, leader, &format!("job-{}", round % 3)).await;
     }
     let id = cluster.node_id(leader).await;
@@ -167,8 +169,9 @@ async fn a_watch_goes_on_without_a_gap_across_a_node_that_installs_a_snapshot() 
         .await
         .unwrap();
     once(&cluster, leader, "job").await;
-    let whole = whole.take(404).await;
-    assert_eq!(resumed.take(404).await, whole);
+    let all = 2 * (ROUNDS + 2);
+    let whole = whole.take(all).await;
+    assert_eq!(resumed.take(all).await, whole);
     assert!(
         cluster.log(away).contains("snapshot installed"),
         "it was caught up by a snapshot"
@@ -282,7 +285,7 @@ async fn a_thousand_watches_on_one_node_hear_of_their_own_locks_only() {
 
 #[tokio::test]
 async fn a_watch_that_reads_nothing_is_cut_off_and_the_others_miss_nothing() {
-    let cluster = Cluster::builder(1).unchecked().start().await;
+    let cluster = Cluster::builder(3).unchecked().start().await;
     let http = cluster.http(0);
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();

@@ -182,7 +182,7 @@ fn sharers_have_one_token_and_no_exclusive_holder_beside_them() {
     refuses(
         "rw-lock",
         &shared(6),
-        "the lock: token 6 is not 5, which the other sharers have",
+        "the lock: token 6 is not 5, which the other sharers have: process 0",
     );
     let exclusive = format!("{}\n2 invoke acquire\n2 ok acquire 6", shared(5));
     refuses(

@@ -156,7 +156,7 @@ async fn fields_of_the_other_requests_are_refused_by_name() {
         ("/v1/leases", json!({"ttl_ms": 1_999}), "ttl_ms"),
         ("/v1/leases", json!({"owner": ""}), "owner"),
         ("/v1/leases", json!({"lease": 1}), "lease"),
-        ("/v1/leases", json!({"metadata": {}}), "metadata"),
+        ("/v1/leases", json!({"metadata": []}), "metadata"),
         ("/v1/leases/revoke", json!({}), "lease"),
         (
             "/v1/leases/revoke",

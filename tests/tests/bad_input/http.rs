@@ -157,7 +157,6 @@ async fn unknown_paths_and_methods_are_refused() {
     }
     for path in [
         "/v1/locks",
-        "/v1/fence",
         "/v1/cluster",
         "/healthz",
         "/readyz",
