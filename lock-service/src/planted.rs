@@ -1,7 +1,7 @@
 //! The bugs that `palisade-jepsen self-test` must find: which there are, and planting one at start.
 //!
 //! Only a build with the cargo feature `planted-bugs` has them, and it says so: see [`VERSION`]. In an
-//! ordinary build nothing can be planted and [`is_planted`] is a constant `false`.
+//! ordinary build nothing can be planted and `is_planted` is a constant `false`.
 
 use raft_core::SyncPolicy;
 

@@ -1,5 +1,5 @@
 //! Bugs to plant, which the harness must find. None is in an ordinary build: without the cargo feature
-//! `planted-bugs` nothing can be planted, [`is_planted`] is a constant `false`, and the compiler drops
+//! `planted-bugs` nothing can be planted, `is_planted` is a constant `false`, and the compiler drops
 //! what it guards.
 
 /// A bug of the lock model.
