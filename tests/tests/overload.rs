@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_api::{TIMEOUT_HEADER, path};
-use power_cut::{Cut, Fsync};
 use serde_json::json;
 use tests::raw::{RawConnection, post};
 use tests::{Acquire, Cluster, Granted, Http, Scrape, new_secret, within};
@@ -112,12 +111,7 @@ async fn ten_times_what_the_disks_take_ends_no_lease_and_takes_no_memory() {
     let cluster = Cluster::builder(3)
         .arguments(IN_FLIGHT)
         .arguments(IN_FLIGHT_BYTES)
-        .customise(|files, command| {
-            let journal = files.data.with_extension("journal");
-            let cut = Cut::begin(&files.data, journal).unwrap();
-            let slow = Fsync::Slow(Duration::from_millis(SYNC_MS));
-            cut.with_fsync(slow).env_for(command).unwrap();
-        })
+        .slow_syncs(Duration::from_millis(SYNC_MS))
         .start()
         .await;
     let nodes: Vec<Http> = (0..cluster.len()).map(|node| cluster.http(node)).collect();

@@ -456,12 +456,7 @@ const SLOW_SYNC: Duration = Duration::from_millis(120);
 async fn on_slow_disks_a_longer_election_timeout_has_a_leader_elected_and_replaced() {
     let mut cluster = Cluster::builder(3)
         .arguments(["--election-timeout-ms", "1500"])
-        .customise(|files, command| {
-            let journal = files.data.with_extension("journal");
-            let cut = Cut::begin(&files.data, journal).unwrap();
-            let slow = cut.with_fsync(Fsync::Slow(SLOW_SYNC));
-            slow.env_for(command).unwrap();
-        })
+        .slow_syncs(SLOW_SYNC)
         .start()
         .await;
     let leader = cluster.leader().await;

@@ -48,6 +48,16 @@ pub(crate) struct Ask {
     pub(crate) mode: Mode,
 }
 
+impl Ask {
+    /// To hold a lock alone.
+    pub(crate) fn exclusive(lock: &str) -> Self {
+        Ask {
+            lock: lock.to_owned(),
+            mode: Mode::Exclusive,
+        }
+    }
+}
+
 /// Something that a client asks for. One attempt of it.
 #[derive(Clone, Debug)]
 pub(crate) enum Call {

@@ -3,10 +3,10 @@
 use jepsen_checker::Value;
 
 use super::locks::TTL_MS;
-use super::worker::{Acquired, Held};
+use super::worker::Held;
 use super::{Worker, Workload};
 use crate::recorder::{map, number};
-use crate::system::{Ask, Feature, Lease, Mode};
+use crate::system::{Ask, Feature, Lease};
 
 fn seen(value: Option<i64>) -> Value {
     value.map_or(Value::Nil, Value::Integer)
@@ -59,13 +59,9 @@ pub(super) async fn fenced_counter(worker: &mut Worker) {
     let keys = &worker.shared.keys;
     let lock = keys.draw(Workload::FencedCounter.name(), &mut worker.rng);
     let lease = Lease::draw(&mut worker.rng);
-    let (acquired, request) = worker
-        .acquire(&lock, Mode::Exclusive, &lease, TTL_MS, 3_000, None)
-        .await;
-    let held = match acquired {
-        Acquired::Yes(held) => held,
-        Acquired::Perhaps => return worker.give_up(Some(&lock), &lease, &request).await,
-        Acquired::No => return,
+    let ask = [Ask::exclusive(&lock)];
+    let Some(held) = worker.acquire(&ask, &lease, TTL_MS, 3_000, None).await else {
+        return;
     };
     worker.holds(true);
     let token = held.locks[0].1;
@@ -90,19 +86,10 @@ pub(super) async fn fenced_counter(worker: &mut Worker) {
 pub(super) async fn bank(worker: &mut Worker) {
     let keys = &worker.shared.keys;
     let accounts = keys.draw_two(Workload::Bank.name(), &mut worker.rng);
-    let asks = accounts.clone().map(|lock| Ask {
-        lock,
-        mode: Mode::Exclusive,
-    });
+    let asks = accounts.map(|lock| Ask::exclusive(&lock));
     let lease = Lease::draw(&mut worker.rng);
-    let request = worker.new_request();
-    let acquired = worker
-        .acquire_as(&asks, &lease, TTL_MS, 3_000, None, &request)
-        .await;
-    let held = match acquired {
-        Acquired::Yes(held) => held,
-        Acquired::Perhaps => return worker.give_up(None, &lease, &request).await,
-        Acquired::No => return,
+    let Some(held) = worker.acquire(&asks, &lease, TTL_MS, 3_000, None).await else {
+        return;
     };
     worker.holds(true);
     transfer(worker, &held).await;

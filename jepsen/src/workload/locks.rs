@@ -45,13 +45,12 @@ async fn take_and_use(worker: &mut Worker, workload: Workload, mode: Mode) {
     } else {
         worker.rng.random_range(100..2_500)
     };
-    let (acquired, request) = worker
-        .acquire(&lock, mode, &lease, TTL_MS, wait_ms, None)
-        .await;
-    match acquired {
-        Acquired::Yes(held) => use_and_release(worker, &held).await,
-        Acquired::Perhaps => worker.give_up(Some(&lock), &lease, &request).await,
-        Acquired::No => {}
+    let ask = [Ask {
+        lock: lock.clone(),
+        mode,
+    }];
+    if let Some(held) = worker.acquire(&ask, &lease, TTL_MS, wait_ms, None).await {
+        use_and_release(worker, &held).await;
     }
     if worker.has(Feature::Read) && worker.chance(0.25) {
         read(worker, &lock).await;
@@ -86,13 +85,9 @@ pub(super) async fn lease_churn(worker: &mut Worker) {
     let keys = &worker.shared.keys;
     let lock = keys.draw(Workload::LeaseChurn.name(), &mut worker.rng);
     let lease = Lease::draw(&mut worker.rng);
-    let (acquired, request) = worker
-        .acquire(&lock, Mode::Exclusive, &lease, TTL_MS, 3_000, None)
-        .await;
-    let held = match acquired {
-        Acquired::Yes(held) => held,
-        Acquired::Perhaps => return worker.give_up(Some(&lock), &lease, &request).await,
-        Acquired::No => return,
+    let ask = [Ask::exclusive(&lock)];
+    let Some(held) = worker.acquire(&ask, &lease, TTL_MS, 3_000, None).await else {
+        return;
     };
     for _ in 0..worker.rng.random_range(1..3) {
         worker.think(TTL_MS - 300, TTL_MS + 150).await;
@@ -115,13 +110,9 @@ pub(super) async fn election(worker: &mut Worker) {
     }
     let lease = Lease::draw(&mut worker.rng);
     let value = Some(format!("candidate-{}", worker.unique()));
-    let (acquired, request) = worker
-        .acquire(&lock, Mode::Exclusive, &lease, TTL_MS, 2_000, value)
-        .await;
-    let held = match acquired {
-        Acquired::Yes(held) => held,
-        Acquired::Perhaps => return worker.give_up(Some(&lock), &lease, &request).await,
-        Acquired::No => return,
+    let ask = [Ask::exclusive(&lock)];
+    let Some(held) = worker.acquire(&ask, &lease, TTL_MS, 2_000, value).await else {
+        return;
     };
     for _ in 0..worker.rng.random_range(1..5) {
         worker.think(50, 300).await;
@@ -150,10 +141,7 @@ pub(super) async fn blind_retries(worker: &mut Worker) {
     let lock = keys.draw(Workload::BlindRetries.name(), &mut worker.rng);
     let lease = Lease::draw(&mut worker.rng);
     let request = worker.new_request();
-    let ask = [Ask {
-        lock: lock.clone(),
-        mode: Mode::Exclusive,
-    }];
+    let ask = [Ask::exclusive(&lock)];
     let wait_ms = if worker.chance(0.5) { 0 } else { 500 };
     let patient = worker.set_timeout(Duration::from_millis(10));
     let mut held = None;

@@ -218,25 +218,31 @@ impl Worker {
         answer
     }
 
-    /// Asks for one lock by a lease.
+    /// Asks for locks by a lease, once; a request of which nobody knows what became of it is given up.
     pub(crate) async fn acquire(
         &mut self,
-        lock: &str,
-        mode: Mode,
+        locks: &[Ask],
         lease: &Lease,
         ttl_ms: u64,
         wait_ms: u64,
         value: Option<String>,
-    ) -> (Acquired, String) {
-        let ask = Ask {
-            lock: lock.to_owned(),
-            mode,
-        };
+    ) -> Option<Held> {
         let request = self.new_request();
         let acquired = self
-            .acquire_as(&[ask], lease, ttl_ms, wait_ms, value, &request)
+            .acquire_as(locks, lease, ttl_ms, wait_ms, value, &request)
             .await;
-        (acquired, request)
+        match acquired {
+            Acquired::Yes(held) => Some(held),
+            Acquired::Perhaps => {
+                let only = match locks {
+                    [ask] => Some(ask.lock.as_str()),
+                    _ => None,
+                };
+                self.give_up(only, lease, &request).await;
+                None
+            }
+            Acquired::No => None,
+        }
     }
 
     /// Asks for locks by a lease, by a request with this id.

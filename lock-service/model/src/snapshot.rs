@@ -196,25 +196,29 @@ impl Frozen {
 
 /// What a snapshot holds instead of the table, where that is the planted bug.
 fn forgetful(table: &LockTable) -> Option<LockTable> {
+    let bugs = [
+        ModelBug::SnapshotWithoutTokenCounter,
+        ModelBug::SnapshotWithoutEndedGrants,
+        ModelBug::SnapshotWithoutNewestEvent,
+    ];
+    let bug = bugs.into_iter().find(|bug| is_planted(*bug))?;
     let mut table = table.clone();
-    if is_planted(ModelBug::SnapshotWithoutTokenCounter) {
-        let held = table.leases.iter().flat_map(|(_, lease)| &lease.holds);
-        let largest = held.map(|hold| hold.token).max();
-        table.token_counter = largest.unwrap_or_default();
-        // They speak of larger tokens, and would not be believed.
-        forget_the_ended(&mut table);
-    } else if is_planted(ModelBug::SnapshotWithoutEndedGrants) {
-        forget_the_ended(&mut table);
-    } else if is_planted(ModelBug::SnapshotWithoutNewestEvent) {
+    if bug == ModelBug::SnapshotWithoutNewestEvent {
         let mut events: Vec<Event> = table.events.iter().cloned().collect();
         events.pop();
         table.events = Ring::after(table.events.forgotten());
-        events
-            .into_iter()
-            .for_each(|event| table.events.push(event));
-    } else {
-        return None;
+        for event in events {
+            table.events.push(event);
+        }
+        return Some(table);
     }
+    if bug == ModelBug::SnapshotWithoutTokenCounter {
+        let held = table.leases.iter().flat_map(|(_, lease)| &lease.holds);
+        let largest = held.map(|hold| hold.token).max();
+        table.token_counter = largest.unwrap_or_default();
+    }
+    // Without the counter, too: the ended speak of larger tokens, and would not be believed.
+    forget_the_ended(&mut table);
     Some(table)
 }
 

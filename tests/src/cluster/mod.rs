@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use power_cut::{Cut, Fsync};
 use tempfile::TempDir;
 
 use crate::binaries::palisaded;
@@ -68,6 +69,20 @@ impl ClusterBuilder {
     ) -> Self {
         self.customise = Some(Arc::new(customise));
         self
+    }
+
+    /// Has every fsync of every node take longer by `pause`. Takes the place of [`Self::customise`].
+    ///
+    /// # Panics
+    /// At the start, when `power-cut`'s shim is not built.
+    #[must_use]
+    pub fn slow_syncs(self, pause: Duration) -> Self {
+        self.customise(move |files, command| {
+            let journal = files.data.with_extension("journal");
+            let cut = Cut::begin(&files.data, journal).unwrap();
+            let slow = cut.with_fsync(Fsync::Slow(pause));
+            slow.env_for(command).unwrap();
+        })
     }
 
     /// Starts the nodes and waits until every one serves linearizable reads.

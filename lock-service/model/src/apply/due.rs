@@ -73,15 +73,14 @@ impl Transition<'_> {
         if !is_planted(ModelBug::GrantToADeadLease) {
             return false;
         }
-        let later = self.table.clock;
+        let now = self.table.clock;
         let Some(lease) = self.table.lease_mut(id) else {
             return false;
         };
         if lease.waits.is_empty() {
             return false;
         }
-        let before = lease.deadline;
-        let later = later.plus_ms(lease.ttl_ms);
+        let (before, later) = (lease.deadline, now.plus_ms(lease.ttl_ms));
         lease.deadline = later;
         self.table.move_due(id, before, later);
         true
