@@ -24,6 +24,7 @@ mod events;
 mod http;
 mod identity;
 mod load;
+pub mod measure;
 mod metrics;
 pub mod raw;
 pub mod soak;

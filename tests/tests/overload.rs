@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use lock_api::{TIMEOUT_HEADER, path};
 use serde_json::json;
+use tests::measure::memory_kib;
 use tests::raw::{RawConnection, post};
 use tests::{Acquire, Cluster, Granted, Http, Scrape, new_secret, within};
 
@@ -47,13 +48,6 @@ struct Flood {
     over: AtomicBool,
     offered: AtomicU64,
     overloaded: AtomicU64,
-}
-
-fn memory_kib(pid: u32, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|line| line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().ok());
-    kib.unwrap_or_else(|| panic!("no {field} in\n{status}"))
 }
 
 /// Tries for a lock that is held, again and again, each time as somebody new.

@@ -13,13 +13,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use lock_api::path;
 use reqwest::Method;
-use tests::raw::{RawConnection, RawReply, post_json};
+use tests::measure::{Latencies, call, release_of};
+use tests::raw::{RawConnection, post_json};
 use tests::{Cluster, Http, new_secret};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-/// A call that takes longer is counted as an error.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Before a client whose connection was lost opens another.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const TTL_MS: u64 = 60_000;
@@ -53,11 +51,11 @@ struct Arguments {
     keep_lease: bool,
 }
 
-/// What one client has seen, in microseconds for each call that succeeded.
+/// What one client has seen: how long each call took that succeeded.
 #[derive(Default)]
 struct Seen {
-    acquires: Vec<u32>,
-    releases: Vec<u32>,
+    acquires: Latencies,
+    releases: Latencies,
     errors: u64,
     last_error: Option<String>,
 }
@@ -156,13 +154,12 @@ impl Client {
             let acquire = post_json(path::ACQUIRE, self.acquire_body().as_bytes());
             let began = Instant::now();
             let granted = call(&mut connection, &acquire).await?;
-            self.seen.acquires.push(micros(began));
+            self.seen.acquires.add(began.elapsed());
 
-            let release = self.release_body(&granted)?;
-            let release = post_json(path::RELEASE, release.as_bytes());
+            let release = post_json(path::RELEASE, release_of(&granted)?.as_bytes());
             let began = Instant::now();
             call(&mut connection, &release).await?;
-            self.seen.releases.push(micros(began));
+            self.seen.releases.add(began.elapsed());
 
             if let Some(lease) = &self.kept
                 && renewed.elapsed() > Duration::from_millis(TTL_MS / 3)
@@ -186,77 +183,27 @@ impl Client {
             None => format!(r#"{{"lock":"{lock}","ttl_ms":{TTL_MS}}}"#),
         }
     }
-
-    fn release_body(&self, granted: &RawReply) -> io::Result<String> {
-        // Cheaper than a parser, and the benchmark shares its cores with the nodes.
-        let text = std::str::from_utf8(&granted.body).map_err(io::Error::other)?;
-        let after = |name: &str| text.split_once(name).map(|(_, rest)| rest);
-        let token = after(r#""token":"#).and_then(|rest| rest.split([',', '}']).next());
-        let lease = after(r#""lease":""#).and_then(|rest| rest.split('"').next());
-        match (lease, token) {
-            (Some(lease), Some(token)) => Ok(format!(r#"{{"lease":"{lease}","token":{token}}}"#)),
-            _ => Err(io::Error::other(format!("not a grant: {text}"))),
-        }
-    }
-}
-
-/// Calls, and takes everything but 200 for an error.
-async fn call(connection: &mut RawConnection, request: &[u8]) -> io::Result<RawReply> {
-    let reply = timeout(CALL_LIMIT, connection.call(request))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    match reply.status {
-        200 => Ok(reply),
-        status => {
-            let body = String::from_utf8_lossy(&reply.body);
-            Err(io::Error::other(format!("{status}: {body}")))
-        }
-    }
-}
-
-fn micros(began: Instant) -> u32 {
-    u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 
 impl Seen {
     fn add(&mut self, other: Self) {
-        self.acquires.extend(other.acquires);
-        self.releases.extend(other.releases);
+        self.acquires.append(other.acquires);
+        self.releases.append(other.releases);
         self.errors += other.errors;
         self.last_error = other.last_error.or(self.last_error.take());
     }
 
-    fn print(mut self, clients: usize, took: Duration) {
-        let cycles = self.releases.len();
+    fn print(self, clients: usize, took: Duration) {
         let seconds = took.as_secs_f64();
         println!(
             "{clients} clients, {seconds:.1} s: {:.0} cycles/s",
-            cycles as f64 / seconds
+            self.releases.count() as f64 / seconds
         );
-        for (call, times) in [
-            ("acquire", &mut self.acquires),
-            ("release", &mut self.releases),
-        ] {
-            times.sort_unstable();
-            let ms = |quantile: f64| f64::from(at(times, quantile)) / 1000.0;
-            println!(
-                "  {call}: p50 {:.3} ms, p95 {:.3} ms, p99 {:.3} ms, max {:.3} ms",
-                ms(0.5),
-                ms(0.95),
-                ms(0.99),
-                ms(1.0)
-            );
-        }
+        println!("  acquire: {}", self.acquires);
+        println!("  release: {}", self.releases);
         println!("  errors: {}", self.errors);
         if let Some(error) = self.last_error {
             println!("  last error: {error}");
         }
     }
-}
-
-/// The value below which this part of the sorted times lies; 0 when there are none.
-fn at(sorted: &[u32], quantile: f64) -> u32 {
-    let last = sorted.len().saturating_sub(1);
-    let index = (last as f64 * quantile).round() as usize;
-    sorted.get(index).copied().unwrap_or(0)
 }
