@@ -21,6 +21,16 @@ pub struct EventPosition {
     pub cluster_id: Option<String>,
 }
 
+impl From<Position> for EventPosition {
+    /// A place in the events of the cluster that is asked.
+    fn from(position: Position) -> Self {
+        Self {
+            position,
+            cluster_id: None,
+        }
+    }
+}
+
 impl fmt::Display for EventPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cluster_id {

@@ -82,8 +82,8 @@ pub use local_deadline::{
     margin, smallest_ttl,
 };
 pub use lock_api::{
-    FencingToken, LeaseHold, LeaseId, LeaseSecret, LockEvent, LockName, LockValue, Owner, Problem,
-    RequestId,
+    EventType, FencingToken, LeaseHold, LeaseId, LeaseSecret, LockEvent, LockName, LockValue,
+    Owner, Problem, RequestId,
 };
 pub use session::{Session, SessionRequest};
 pub use transport::{Exchange, NoReply, WireReply, WireRequest};

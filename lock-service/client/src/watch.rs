@@ -225,8 +225,5 @@ async fn now(client: Client, query: EventsQuery) -> Result<EventPosition, Error>
             client.locks(prefix, None, Some(1)).await?.position
         }
     };
-    Ok(EventPosition {
-        position,
-        cluster_id: None,
-    })
+    Ok(position.into())
 }

@@ -1,6 +1,6 @@
 //! The handbook does what it says: every command block of the README and of the book's pages runs, in
-//! order, against the built programs and a real cluster, and prints what the page shows. Links lead
-//! somewhere.
+//! order, against the built programs and a real cluster, and prints what the page shows. Rust is quoted
+//! from files that are compiled. Links lead somewhere.
 //!
 //! Each page has a shell of its own, in an empty folder, in a network and process namespace of its
 //! own: `localhost:7101` is the page's cluster, `pkill` finds only the page's processes, and all of
@@ -47,6 +47,9 @@ pages! {
     the_runbook_runs => "docs/runbook.md",
     the_library_page_runs => "docs/library.md",
     the_deploy_page_runs => "docs/deploying.md",
+    the_command_line_page_runs => "docs/cli.md",
+    the_sidecar_page_runs => "docs/sidecar.md",
+    the_client_page_runs => "docs/client.md",
 }
 
 fn root() -> PathBuf {
@@ -74,7 +77,7 @@ fn every_page_with_commands_has_a_test() {
     for path in all_pages() {
         let text = std::fs::read_to_string(root().join(&path))
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let has_commands = !page::blocks(&text).is_empty();
+        let has_commands = page::blocks(&text).iter().any(Block::has_commands);
         let listed = PAGES.contains(&path.to_str().unwrap());
         assert!(
             listed || !has_commands,
@@ -82,6 +85,28 @@ fn every_page_with_commands_has_a_test() {
             path.display()
         );
     }
+}
+
+#[test]
+fn rust_in_the_book_is_quoted_from_a_file_that_is_compiled() {
+    let mut wrong = Vec::new();
+    for path in all_pages() {
+        let text = std::fs::read_to_string(root().join(&path)).unwrap();
+        let blocks = page::blocks(&text);
+        let rust = blocks.iter().filter(|block| !block.has_commands());
+        for block in rust {
+            let place = format!("{}:{}", path.display(), block.line);
+            let Some(file) = &block.quotes else {
+                wrong.push(format!("{place}: name the file: <!-- quotes: FILE -->"));
+                continue;
+            };
+            let source = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !page::is_quoted_from(&block.text, &source) {
+                wrong.push(format!("{place}: these lines are not in {file}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -101,8 +126,9 @@ fn every_link_leads_somewhere() {
 fn run(path: &str) {
     let file = root().join(path);
     let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let blocks = page::blocks(&text);
-    if blocks.iter().all(|block| block.not_run.is_some()) {
+    let mut blocks = page::blocks(&text);
+    blocks.retain(|block| block.has_commands() && block.not_run.is_none());
+    if blocks.is_empty() {
         return;
     }
     let Some(mut shell) = Shell::start(&root()) else {
@@ -111,7 +137,7 @@ fn run(path: &str) {
     };
     let mut bindings = Bindings::default();
     let mut edits = Vec::new();
-    for block in blocks.iter().filter(|block| block.not_run.is_none()) {
+    for block in &blocks {
         run_block(path, block, &mut shell, &mut bindings, &mut edits);
     }
     if !edits.is_empty() {

@@ -1,4 +1,4 @@
-//! The command blocks of a Markdown page, and the comments before them that say how to run them.
+//! The blocks of a Markdown page that are checked, and the comments before them that say how.
 
 use std::ops::Range;
 
@@ -9,14 +9,19 @@ pub enum Language {
     Console,
     /// `sh`: a script, of which nothing is shown.
     Sh,
+    /// `rust`: a part of a file that is compiled.
+    Rust,
 }
 
-/// One block of commands.
+/// One block.
 #[derive(Debug)]
 pub struct Block {
     pub language: Language,
     /// Line of its fence, from 1.
     pub line: usize,
+    pub text: String,
+    /// The file that it is a part of.
+    pub quotes: Option<String>,
     /// Why it cannot be run here.
     pub not_run: Option<String>,
     /// Scripts that set the scene.
@@ -37,7 +42,14 @@ pub struct Step {
     pub shown_lines: Range<usize>,
 }
 
-/// All `console` and `sh` blocks, in order.
+impl Block {
+    /// Whether it has commands.
+    pub fn has_commands(&self) -> bool {
+        self.language != Language::Rust
+    }
+}
+
+/// All `console`, `sh` and `rust` blocks, in order.
 ///
 /// # Panics
 /// On a comment that is not known, a reason that is missing, a fence that is not closed.
@@ -64,6 +76,7 @@ pub fn blocks(text: &str) -> Vec<Block> {
             let language = match fence.trim() {
                 "console" => Some(Language::Console),
                 "sh" => Some(Language::Sh),
+                "rust" => Some(Language::Rust),
                 _ => None,
             };
             if let Some(language) = language {
@@ -82,6 +95,8 @@ fn block(language: Language, lines: &[&str], body: Range<usize>, comments: &[Str
     let mut block = Block {
         language,
         line: body.start,
+        text: lines[body.clone()].join("\n"),
+        quotes: None,
         not_run: None,
         before: Vec::new(),
         output_varies: false,
@@ -94,6 +109,7 @@ fn block(language: Language, lines: &[&str], body: Range<usize>, comments: &[Str
         let has_reason = !reason.is_empty();
         match what.trim() {
             "not run" if has_reason => block.not_run = Some(reason),
+            "quotes" if has_reason => block.quotes = Some(reason),
             "before" if has_reason => block.before.push(reason),
             "output varies" if has_reason => block.output_varies = true,
             "numbers vary" => block.numbers_vary = true,
@@ -106,11 +122,12 @@ fn block(language: Language, lines: &[&str], body: Range<usize>, comments: &[Str
     match language {
         Language::Sh => block.steps.push(Step {
             line: body.start + 1,
-            command: lines[body.clone()].join("\n"),
+            command: block.text.clone(),
             shown: String::new(),
             shown_lines: body.end..body.end,
         }),
         Language::Console => block.steps = steps(lines, body),
+        Language::Rust => {}
     }
     block
 }
@@ -150,12 +167,41 @@ fn steps(lines: &[&str], body: Range<usize>) -> Vec<Step> {
     steps
 }
 
+/// Whether the lines stand in the file one after the other, wherever they are indented to.
+pub fn is_quoted_from(quote: &str, file: &str) -> bool {
+    let (quote, file): (Vec<_>, Vec<_>) = (quote.lines().collect(), file.lines().collect());
+    let Some(first) = quote.first() else {
+        return false;
+    };
+    file.windows(quote.len()).any(|lines| {
+        let Some(indent) = lines[0].strip_suffix(first) else {
+            return false;
+        };
+        let mut pairs = lines.iter().zip(&quote);
+        indent.trim().is_empty()
+            && pairs.all(|(line, quote)| {
+                line.is_empty() && quote.is_empty() || line.strip_prefix(indent) == Some(quote)
+            })
+    })
+}
+
+#[test]
+fn a_quote_is_the_files_own_lines_in_their_order() {
+    let file = "fn a() {\n    one();\n\n    if b {\n        two();\n    }\n}\n";
+    assert!(is_quoted_from("one();\n\nif b {\n    two();\n}", file));
+    assert!(is_quoted_from("two();", file));
+    assert!(!is_quoted_from("one();\nif b {", file));
+    assert!(!is_quoted_from("ne();", file));
+    assert!(!is_quoted_from("one();\n\n  if b {", file));
+    assert!(!is_quoted_from("", file));
+}
+
 #[test]
 fn a_page_gives_its_blocks_with_what_they_show() {
     let text = "<!-- before: a\nb -->\n<!-- numbers vary -->\n```console\n$ x \\\n> y\n1\n2\n$ z\n```\n\
-                text\n```rust\n```\n<!-- not run: it builds -->\n```sh\nmake\n```\n";
+                text\n<!-- quotes: a.rs -->\n```rust\nx();\n```\n```rust,ignore\n```\n<!-- not run: it builds -->\n```sh\nmake\n```\n";
     let blocks = blocks(text);
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     assert_eq!(blocks[0].before, ["a\nb"]);
     assert!(blocks[0].numbers_vary);
     assert_eq!(blocks[0].steps.len(), 2);
@@ -163,6 +209,9 @@ fn a_page_gives_its_blocks_with_what_they_show() {
     assert_eq!(blocks[0].steps[0].shown, "1\n2\n");
     assert_eq!(blocks[0].steps[0].shown_lines, 6..8);
     assert_eq!(blocks[0].steps[1].command, "z");
-    assert_eq!(blocks[1].not_run.as_deref(), Some("it builds"));
-    assert_eq!(blocks[1].steps[0].command, "make");
+    assert_eq!(blocks[1].quotes.as_deref(), Some("a.rs"));
+    assert_eq!(blocks[1].text, "x();");
+    assert!(!blocks[1].has_commands());
+    assert_eq!(blocks[2].not_run.as_deref(), Some("it builds"));
+    assert_eq!(blocks[2].steps[0].command, "make");
 }

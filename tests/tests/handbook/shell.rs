@@ -56,7 +56,9 @@ impl Shell {
             return None;
         }
         let folder = TempDir::with_prefix("palisade-handbook-").unwrap();
-        let path = format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap());
+        let (programs, path) = (bin_dir(), std::env::var("PATH").unwrap());
+        let examples = programs.join("examples");
+        let path = format!("{}:{}:{path}", programs.display(), examples.display());
         let mut command = unshare();
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PALISADE_") {

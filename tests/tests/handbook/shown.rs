@@ -120,12 +120,15 @@ fn line_pieces(line: &str, pieces: &mut Vec<Piece>) {
         } else if is_id(word) {
             pieces.push(Piece::Id(word.to_owned()));
             word.len()
-        } else if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
+        } else if first.is_ascii_digit() {
+            // What is behind it, a unit perhaps, is text.
+            let unit = word.trim_start_matches(|c: char| c.is_ascii_digit());
+            let number = word.strip_suffix(unit).unwrap_or(word);
             pieces.push(match varies(done) {
                 true => Piece::Varying,
-                false => Piece::Number(word.to_owned()),
+                false => Piece::Number(number.to_owned()),
             });
-            word.len()
+            number.len()
         } else if !word.is_empty() {
             pieces.extend(word.chars().map(Piece::Text));
             word.len()
@@ -182,4 +185,7 @@ fn only_what_varies_may_differ() {
     assert!(!same("a", "a\nb"));
     assert!(!same("", "a"));
     assert!(Bindings::default().matches("n 1", "n 2", true));
+    assert!(Bindings::default().matches("1.2s", "13.0s", true));
+    assert!(!Bindings::default().matches("1.2s", "1.2m", true));
+    assert!(!same("1.2s", "1.3s"));
 }
