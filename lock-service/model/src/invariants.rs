@@ -523,3 +523,6 @@ pub fn invariant_nothing_exceeds_what_the_settings_allowed(
         "an unfounded state is not empty".to_owned()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,6 +136,9 @@ mod tests {
                     .eq((oldest..=index).rev())
             );
             assert_eq!(ring.forgotten(), at(oldest - 1));
+            let (last, others) = ring.chunks.make_contiguous().split_last().unwrap();
+            assert!(others.iter().all(|chunk| chunk.len() == CHUNK));
+            assert!((1..=CHUNK).contains(&last.len()));
             for after in [
                 0,
                 oldest - 1,

@@ -220,4 +220,29 @@ mod tests {
         };
         assert_eq!(settings.validate().unwrap_err().setting, "leases_max");
     }
+
+    #[test]
+    fn the_bounds_are_these() {
+        const HOUR: u64 = 3_600_000;
+        const MONTH: u64 = 2_592_000_000;
+        let of: [(&str, fn(&mut Settings) -> &mut u64, u64); 4] = [
+            ("ttl_max_ms", |it| &mut it.ttl_max_ms, MONTH),
+            ("wait_max_ms", |it| &mut it.wait_max_ms, MONTH),
+            ("tombstone_ttl_ms", |it| &mut it.tombstone_ttl_ms, HOUR),
+            ("lock_delay_max_ms", |it| &mut it.lock_delay_max_ms, MONTH),
+        ];
+        for (setting, field, max) in of {
+            let mut settings = Settings::default();
+            *field(&mut settings) = max;
+            assert_eq!(settings.validate(), Ok(()), "{setting}");
+            *field(&mut settings) = max + 1;
+            let error = settings.validate().unwrap_err();
+            assert_eq!((error.setting.as_str(), error.max), (setting, max));
+        }
+        let defaults = Settings::default();
+        assert_eq!(defaults.ttl_max_ms, HOUR);
+        assert_eq!(defaults.lock_delay_max_ms, HOUR);
+        assert_eq!(defaults.wait_max_ms, 24 * HOUR);
+        assert_eq!(defaults.tombstone_ttl_ms, 30_000);
+    }
 }

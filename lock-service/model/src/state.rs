@@ -628,3 +628,64 @@ impl LockTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn due() -> impl Strategy<Value = Due> {
+        let edge = 1_u64 << 44;
+        let at = prop_oneof![0..4_u64, edge - 2..edge + 2, Just(u64::MAX)];
+        let index = prop_oneof![0..4_u64, (1_u64 << 17) - 2..(1 << 17) + 2, Just(u64::MAX)];
+        let id = prop_oneof![Just([0; 16]), Just([0xff; 16]), any::<[u8; 16]>()];
+        let what = prop_oneof![
+            (index, 0..2_u32)
+                .prop_map(|(index, ordinal)| DueItem::Wait(Position { index, ordinal })),
+            id.clone().prop_map(|id| DueItem::Lease(LeaseId(id))),
+            "[a-c\u{ff}]{1,3}".prop_map(|lock| DueItem::Delay(LockName::new(&lock).unwrap())),
+            id.prop_map(|id| DueItem::Tombstone(LeaseId(id))),
+            Just(DueItem::Hold),
+        ];
+        (at, what).prop_map(|(at, what)| Due::new(Timestamp(at), what))
+    }
+
+    proptest! {
+        #[test]
+        fn the_head_of_a_due_never_falls(one in due(), other in due()) {
+            let (less, more) = if one < other { (one, other) } else { (other, one) };
+            prop_assert!(less.head(0) <= more.head(0), "{less:?} {more:?}");
+        }
+    }
+
+    #[test]
+    fn the_head_of_a_due_tells_apart_time_kind_and_id() {
+        let [zero, one] = [0, 1].map(|first| {
+            let mut id = [0; 16];
+            id[0] = first << 7;
+            LeaseId(id)
+        });
+        let [a, b] = ["a", "b"].map(|name| LockName::new(name).unwrap());
+        let [first, second] = [0, 1].map(|index| Position { index, ordinal: 0 });
+        let at = |at: u64| {
+            [
+                DueItem::Wait(first),
+                DueItem::Wait(second),
+                DueItem::Lease(zero),
+                DueItem::Lease(one),
+                DueItem::Delay(a.clone()),
+                DueItem::Delay(b.clone()),
+                DueItem::Tombstone(zero),
+                DueItem::Tombstone(one),
+                DueItem::Hold,
+            ]
+            .map(|what| Due::new(Timestamp(at), what).head(0))
+        };
+        // The last moment that a head can tell, too.
+        let heads = [at(0), at(1), at((1 << 44) - 1)].concat();
+        assert!(heads.is_sorted_by(|one, next| one < next), "{heads:?}");
+        assert!(heads.iter().all(|head| *head < u64::MAX));
+        assert_eq!(at(1 << 44), [u64::MAX; 9]);
+    }
+}

@@ -203,6 +203,9 @@ fn as_specified(steps: u64) {
         if events != specification.events.iter().collect::<Vec<_>>() {
             return Err("other events are kept than specified".to_owned());
         }
+        if entry.index % 16 == 0 {
+            specification.check_reads(after)?;
+        }
         // A second state, which comes out of a snapshot now and then, goes the same way.
         if entry.index % 97 == 0 {
             restored = through_a_snapshot(&restored)?;

@@ -4,9 +4,9 @@
 
 use lock_model::{
     Acquire, BodyHash, Cancelled, ClusterId, Command, Entry, Event, EventKind, Field, Grant,
-    Granted, LeaseEnd, LeaseId, Limit, LockHeldReason, LockName, LockRequest, Metadata, Mode,
-    Outcome, Owner, Position, Queued, Refusal, Released, ReleasedBy, Renewal, Renewed, RequestId,
-    Response, Settings, Timestamp, Token, Value, WaitEnd,
+    Granted, LeaseEnd, LeaseId, Limit, LockHeldReason, LockName, LockRequest, LockTable, Metadata,
+    Mode, ModelVersion, Outcome, Owner, Position, Queued, Refusal, Released, ReleasedBy, Renewal,
+    Renewed, RequestId, Response, Settings, Timestamp, Token, Value, WaitEnd,
 };
 
 #[derive(Default)]
@@ -118,6 +118,83 @@ impl Specification {
             events,
             more_due,
         }
+    }
+
+    /// Whether looking at the model's state shows what there is.
+    pub fn check_reads(&self, table: &LockTable) -> Result<(), String> {
+        let ensure = |holds: bool, what: &str| holds.then_some(()).ok_or(format!("other {what}"));
+        ensure(table.cluster_id() == self.cluster_id, "cluster id")?;
+        let version = self.cluster_id.map(|_| ModelVersion::V1);
+        ensure(table.model_version() == version, "model version")?;
+        ensure(*table.settings() == self.settings, "settings")?;
+        let hold = self.hold_until.filter(|until| *until > self.clock);
+        ensure(table.held_back_until() == hold.map(Timestamp), "hold")?;
+
+        let live = |lease: &&Lease| lease.deadline > self.clock;
+        let mut ids: Vec<LeaseId> = self.leases.iter().filter(live).map(|it| it.id).collect();
+        ids.sort();
+        for after in std::iter::once(None).chain(ids.iter().copied().map(Some)) {
+            let expected = ids.iter().copied().filter(|id| Some(*id) > after);
+            let leases = table.leases(after).map(|lease| lease.lease);
+            ensure(leases.eq(expected), "leases")?;
+        }
+
+        let is_live_wait = |wait: &&&Wait| !self.is_dead(wait);
+        let is_live_hold = |hold: &&&Hold| {
+            self.lease(hold.lease)
+                .is_some_and(|lease| lease.deadline > self.clock)
+        };
+        let exists = |lock: &&LockName| {
+            let delay = self.delay(lock);
+            self.holders(lock).iter().any(|it| is_live_hold(&it))
+                || self.queue(lock).iter().any(|it| is_live_wait(&it))
+                || delay.is_some_and(|delay| delay.until > self.clock)
+        };
+        let all = self.locks();
+        let seen: Vec<&LockName> = all.iter().filter(exists).collect();
+        for lock in &all {
+            let view = table.lock(lock);
+            ensure(view.is_some() == seen.contains(&lock), "lock")?;
+            let Some(view) = view else { continue };
+            let holders = self.holders(lock);
+            let tokens = holders.iter().filter(is_live_hold).map(|it| it.token);
+            ensure(view.holders.iter().map(|it| it.token).eq(tokens), "holders")?;
+            let queue = self.queue(lock);
+            for (ahead, wait) in queue.iter().enumerate() {
+                let place = table.place_in_queue(lock, wait.place);
+                let expected = (ahead as u64, queue.len() as u64);
+                ensure((place.ahead, place.length) == expected, "place in a queue")?;
+            }
+            let places = queue.iter().filter(is_live_wait).map(|it| it.place);
+            ensure(
+                view.queue.iter().map(|it| it.queued_position).eq(places),
+                "queue",
+            )?;
+        }
+        let names = ["a", "lock-1", "lock-10", "z"].map(|text| LockName::new(text).ok());
+        let after = names
+            .iter()
+            .map(Option::as_ref)
+            .chain(seen.iter().copied().map(Some));
+        for after in after {
+            for prefix in ["", "l", "lock-1", "lock-2", "z"] {
+                let is_in =
+                    |lock: &&&LockName| lock.as_str().starts_with(prefix) && Some(**lock) > after;
+                let expected = seen.iter().filter(is_in).copied();
+                let found: Vec<LockName> = table.locks(prefix, after).map(|it| it.lock).collect();
+                ensure(found.iter().eq(expected), "listing")?;
+            }
+        }
+
+        let oldest = table.oldest_event_position();
+        let events = table.events_after(oldest).map(Iterator::count);
+        ensure(events == Ok(self.events.len()), "oldest event")?;
+        let before = Position {
+            index: oldest.index.wrapping_sub(1),
+            ordinal: oldest.ordinal,
+        };
+        let is_refused = oldest.index == 0 || table.events_after(before).is_err();
+        ensure(is_refused, "events before the oldest")
     }
 
     fn next_position(&mut self) -> Position {
