@@ -19,6 +19,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<RunArguments>),
+    SelfTest(SelfTestArguments),
     Check(CheckArguments),
     Report(ReportArguments),
     /// Show the workloads, faults and systems that `run` knows
@@ -95,6 +96,55 @@ pub(crate) struct RunArguments {
     /// Keep the nodes' data of a valid run too
     #[arg(long)]
     pub(crate) keep_data: bool,
+}
+
+/// Show that planted bugs are found, and that nothing is found where none is
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs a build that bugs can be planted in: PALISADE_PLANTED_BUGS=yes cargo build --release --workspace
+--features lock-service/planted-bugs --bin palisaded-planted
+
+Exit status:
+  0  every bug was found, and nothing in runs without one
+  1  a bug was missed, or something was found in a run without one
+  2  no run without a bug was valid, so nothing is shown
+  3  the harness could not do its work")]
+pub(crate) struct SelfTestArguments {
+    /// The build with planted bugs [default: palisaded-planted beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) binary: Option<PathBuf>,
+
+    /// Only these bugs [default: all that the build has]
+    #[arg(long, value_name = "BUG,…", value_delimiter = ',')]
+    pub(crate) bugs: Vec<String>,
+
+    /// How many runs each bug has to be found in
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = between_1_and(1_000))]
+    pub(crate) runs: usize,
+
+    /// How many runs there are without a bug
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) sound_runs: usize,
+
+    /// How long each run breaks things
+    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = positive_duration)]
+    pub(crate) time: Duration,
+
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = between_1_and(9))]
+    pub(crate) nodes: usize,
+
+    /// Operations per second that all clients together aim at
+    #[arg(long, value_name = "R", default_value_t = 150.0, value_parser = positive_rate)]
+    pub(crate) rate: f64,
+
+    /// The seed that the runs' seeds are drawn from [default: drawn, and told]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+
+    /// The folder of the runs, new or empty [default: one in ./jepsen-runs]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 fn between_1_and(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {

@@ -1,5 +1,5 @@
 //! `palisade-jepsen`, the command line of the harness. `run` breaks a real cluster and judges what its
-//! clients saw; `check` judges histories that somebody recorded; `report` makes a page of
+//! clients saw; `self-test` shows that it finds what is broken; `check` judges histories that somebody recorded; `report` makes a page of
 //! a run. The judging is jepsen-checker's; here are processes, networks, files, clocks and terminals. It
 //! talks to built binaries, and never links what it tests.
 
@@ -17,6 +17,7 @@ mod recorder;
 mod report;
 mod run;
 mod run_directory;
+mod self_test;
 mod system;
 mod workload;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::SelfTest(arguments) => self_test::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::List => list::list(),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jepsen_checker::format::Format;
+use jepsen_checker::lock_checks::{EventStream, write_event_streams};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
@@ -23,11 +24,11 @@ use crate::output::eprint_line;
 use crate::recorder::Recorder;
 use crate::report;
 use crate::run_directory::{
-    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, HISTORY, HISTORY_EDN, LOG, LinesWriter, NEMESIS,
-    RESULTS, RUN, Results, RunDescription, RunDirectory, RunVerdict,
+    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, EVENTS, HISTORY, HISTORY_EDN, LOG, LinesWriter,
+    NEMESIS, RESULTS, RUN, Results, RunDescription, RunDirectory, RunVerdict,
 };
 use crate::system::{self, System};
-use crate::workload::{self, Gates, Keys, Resources, Shared, Worker, Workload};
+use crate::workload::{self, Gates, Keys, Resources, Shared, Streams, Worker, Workload};
 
 /// How long a client waits for an answer, beside the wait that it asks for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -118,7 +119,7 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
     planned.dedup();
     // Of each part of `mixed` a few, so that they get into each other's way.
     let by_workload = if arguments.workload == workload::MIXED {
-        20
+        27
     } else {
         10
     };
@@ -303,11 +304,14 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         .map(|(name, path)| (name.clone(), &**path))
         .collect();
     let applied = Applied::read(&records).map_err(files)?;
+    let samples: Vec<ClusterSample> = directory.read_lines(CLUSTER).map_err(files)?;
     let plan = Plan {
         workloads: &lasted.workloads,
         missing: &lasted.missing,
         planned: &prepared.planned,
         features: &lasted.features,
+        streams: &lasted.streams,
+        samples: &samples,
         token_scope: prepared.system.token_scope(),
         time: prepared.time,
         failures: &lasted.failures,
@@ -315,12 +319,13 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
     };
     let judged = judge(&plan, &history, &lasted.faults, applied.as_ref())
         .map_err(|error| format!("the history cannot be judged: {error}"))?;
-    leave(&directory, &judged.locks, applied.as_ref())?;
+    leave(&directory, &judged.locks, applied.as_ref(), &lasted.streams)?;
     let results = judged.results;
     directory.write(RESULTS, &results).map_err(files)?;
     // The verdict stands without its page.
-    if let Err(why) = report::write(&directory) {
-        eprint_line(&format!("no report: {why}"));
+    match report::write(&directory) {
+        Ok(page) => eprint_line(&format!("the report is {}", page.display())),
+        Err(why) => eprint_line(&format!("no report: {why}")),
     }
     if results.verdict == RunVerdict::Valid && !arguments.keep_data {
         for node in &cluster.nodes {
@@ -328,8 +333,6 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
             let _ = std::fs::remove_dir_all(&node.plan.data);
         }
     }
-    let page = report::write(&directory)?;
-    eprint_line(&format!("the report is {}", page.display()));
     tell(&results, &directory).map_err(|error| format!("cannot print: {error}"))?;
     Ok(results.verdict)
 }
@@ -339,6 +342,7 @@ fn leave(
     directory: &RunDirectory,
     locks: &LockHistory,
     applied: Option<&Applied>,
+    streams: &[EventStream],
 ) -> Result<(), String> {
     let create = |name: &str| {
         let file = std::fs::File::create(directory.path(name));
@@ -349,6 +353,11 @@ fn leave(
     Format::JsonLines
         .write(&locks.history, create(CHECKED)?)
         .map_err(|error| error.to_string())?;
+    if !streams.is_empty() {
+        let mut out = create(EVENTS)?;
+        write_event_streams(streams, &mut out).map_err(written(EVENTS))?;
+        out.flush().map_err(written(EVENTS))?;
+    }
     if let Some(applied) = applied {
         let mut out = create(LOG)?;
         applied.write(&mut out).map_err(written(LOG))?;
@@ -367,6 +376,7 @@ struct Lasted {
     missing: Vec<String>,
     left_out: Vec<String>,
     features: BTreeSet<system::Feature>,
+    streams: Vec<EventStream>,
     faults: Vec<crate::run_directory::FaultRecord>,
     failures: Vec<String>,
     cut_short: Vec<String>,
@@ -400,6 +410,7 @@ async fn exercise(
     let (stop, stopping) = watch::channel(false);
     let shared = Arc::new(Shared {
         recorder: Recorder::new(),
+        streams: Streams::default(),
         resources: Resources::default(),
         keys: Keys::default(),
         gates: Gates::new(prepared.clients),
@@ -425,15 +436,16 @@ async fn exercise(
     }
     let began = Instant::now();
     let faults_out = directory.lines(NEMESIS).map_err(files)?;
+    let until = began + prepared.time;
     let mut nemesis = Nemesis::new(
         cluster,
         &shared,
         faults_out,
         prepared.faults.clone(),
         prepared.seed,
+        until,
     );
     let (mut failures, mut cut_short) = (Vec::new(), Vec::new());
-    let until = began + prepared.time;
     let mut interrupt = Box::pin(interrupted());
     let mut now = began;
     while now < until && failures.is_empty() && cut_short.is_empty() {
@@ -479,6 +491,7 @@ async fn exercise(
         missing,
         left_out,
         features,
+        streams: shared.streams.all(),
         faults,
         failures,
         cut_short,

@@ -55,6 +55,8 @@ pub(crate) const LOG: &str = "log.jsonl";
 pub(crate) const CHECKED: &str = "checked.jsonl";
 /// `checked-log.jsonl`.
 pub(crate) const CHECKED_LOG: &str = "checked-log.jsonl";
+/// `events.jsonl`.
+pub(crate) const EVENTS: &str = "events.jsonl";
 /// `results.json`.
 pub(crate) const RESULTS: &str = "results.json";
 /// `report.html`.
@@ -349,7 +351,6 @@ impl RunDirectory {
     }
 
     /// Reads a file of JSON lines; none if the run left no such file.
-    #[cfg(test)]
     pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(
         &self,
         name: &str,

@@ -1,6 +1,7 @@
 //! A cluster of real processes on this machine: started, broken and mended node by node. It knows no
 //! faults by name and records nothing; it does what it is told and says whether that worked.
 
+mod dialers;
 mod network;
 mod preload;
 mod process;
@@ -18,7 +19,7 @@ use network::free_ports;
 pub(crate) use network::{End, Network, Rule};
 use preload::Preload;
 pub(crate) use preload::{find_faketime, find_shim};
-use process::Process;
+pub(crate) use process::Process;
 
 use crate::run_directory::{ClusterSample, NodeSample, RunDirectory};
 use crate::system::{NodePlan, Origin, System};

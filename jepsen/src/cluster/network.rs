@@ -4,9 +4,9 @@
 //! A rule governs the bytes from one end to the other, whoever dialled: what a node answers to its
 //! peer is stopped by the rule of its own direction. Stopped bytes are kept back, as TCP would keep and
 //! resend them, and delivered when the rule ends. All nodes dial the same address of a peer; which node
-//! dials is found out from `/proc`, by the socket.
+//! dials is asked of its neighbour, `dialers`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,8 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+use super::dialers::Dialers;
 
 /// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,8 +56,10 @@ pub(crate) enum Rule {
 #[derive(Clone, Debug, Default)]
 struct State {
     rules: HashMap<(End, End), Rule>,
-    /// By node: the process id, while it runs.
-    up: HashMap<usize, u32>,
+    /// Nodes that run.
+    up: HashSet<usize>,
+    /// By node: the id of its process, also of one that is ending.
+    pids: HashMap<usize, u32>,
 }
 
 impl State {
@@ -73,6 +77,7 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Network {
     state: Arc<watch::Sender<State>>,
+    dialers: Arc<Dialers>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     seed: u64,
 }
@@ -82,6 +87,7 @@ impl Network {
     pub(crate) fn new(seed: u64) -> Self {
         Network {
             state: Arc::new(watch::Sender::new(State::default())),
+            dialers: Arc::default(),
             tasks: Mutex::new(Vec::new()),
             seed,
         }
@@ -105,11 +111,14 @@ impl Network {
 
     /// A node runs as this process, or does not run. While it does not, dialling it is refused.
     pub(crate) fn node_is_up(&self, node: usize, pid: Option<u32>) {
-        self.state.send_modify(|state| {
-            match pid {
-                Some(pid) => state.up.insert(node, pid),
-                None => state.up.remove(&node),
-            };
+        self.state.send_modify(|state| match pid {
+            Some(pid) => {
+                state.up.insert(node);
+                state.pids.insert(node, pid);
+            }
+            None => {
+                state.up.remove(&node);
+            }
         });
     }
 
@@ -128,6 +137,7 @@ impl Network {
             listen,
             target,
             state: self.state.clone(),
+            dialers: self.dialers.clone(),
             seed: self.seed ^ ((u64::from(listen.port())) << 32),
         };
         tasks.push(tokio::spawn(link.run()));
@@ -150,6 +160,7 @@ struct Link {
     listen: SocketAddr,
     target: SocketAddr,
     state: Arc<watch::Sender<State>>,
+    dialers: Arc<Dialers>,
     seed: u64,
 }
 
@@ -159,7 +170,7 @@ impl Link {
         let mut connections = tokio::task::JoinSet::new();
         let mut number = 0;
         loop {
-            let is_up = |state: &State| state.up.contains_key(&self.node);
+            let is_up = |state: &State| state.up.contains(&self.node);
             if state.wait_for(is_up).await.is_err() {
                 return;
             }
@@ -238,20 +249,14 @@ impl Link {
         if self.dialler.is_some() {
             return self.dialler;
         }
-        // The socket is listed a moment after it is connected.
-        for _ in 0..20 {
-            let up: Vec<(usize, u32)> = {
-                let state = self.state.borrow();
-                let mut up: Vec<_> = state.up.iter().map(|(node, pid)| (*node, *pid)).collect();
-                up.sort_unstable();
-                up
-            };
-            if let Some(node) = socket_owner(from.port(), self.listen.port(), &up) {
-                return Some(End::Node(node));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        None
+        let nodes = || {
+            let state = self.state.borrow();
+            let mut nodes: Vec<_> = state.pids.iter().map(|(node, pid)| (*node, *pid)).collect();
+            nodes.sort_unstable();
+            nodes
+        };
+        let ends = (from.port(), self.listen.port());
+        self.dialers.who(ends, nodes).await.map(End::Node)
     }
 }
 
@@ -366,38 +371,6 @@ impl Pump {
         };
         tokio::join!(reading, writing);
     }
-}
-
-/// Which of these processes has the socket from one port of loopback to another.
-fn socket_owner(from_port: u16, to_port: u16, processes: &[(usize, u32)]) -> Option<usize> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let inode = socket_inode(&table, from_port, to_port)?;
-    let name = format!("socket:[{inode}]");
-    let has_it = |pid: u32| {
-        let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
-            return false;
-        };
-        files.flatten().any(|file| {
-            std::fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*name)
-        })
-    };
-    processes
-        .iter()
-        .find(|(_, pid)| has_it(*pid))
-        .map(|(node, _)| *node)
-}
-
-fn socket_inode(table: &str, from_port: u16, to_port: u16) -> Option<u64> {
-    let ends_with_port = |address: &str, port: u16| {
-        let hex = address.rsplit_once(':').map(|(_, port)| port);
-        hex.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
-    };
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (local, remote, inode) = (fields.get(1)?, fields.get(2)?, fields.get(9)?);
-        let found = ends_with_port(local, from_port) && ends_with_port(remote, to_port);
-        inode.parse().ok().filter(|inode| found && *inode != 0)
-    })
 }
 
 /// Ports of loopback that nobody listens on, below the range that outgoing connections get theirs from:
@@ -534,17 +507,5 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), refused)
             .await
             .unwrap();
-    }
-
-    #[tokio::test]
-    async fn the_process_that_dials_is_found_by_its_socket() {
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = server.local_addr().unwrap().port();
-        let stream = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-        let from = stream.local_addr().unwrap().port();
-        let own = std::process::id();
-        assert_eq!(socket_owner(from, to, &[(4, own)]), Some(4));
-        assert_eq!(socket_owner(from, to, &[(4, 1)]), None);
-        assert_eq!(socket_owner(1, to, &[(4, own)]), None);
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use jepsen_checker::Position;
+use jepsen_checker::lock_checks::{EventStream, LockEvent, LockEventKind};
+use jepsen_checker::{Position, Value};
 use serde_json::{Value as Json, json};
 
 /// The record of a run: each entry once.
@@ -46,7 +47,7 @@ pub(crate) struct Effect {
     pub(crate) had_effect: Option<bool>,
 }
 
-fn position(of: &Json) -> Option<Position> {
+pub(super) fn position(of: &Json) -> Option<Position> {
     Some(Position {
         index: of["index"].as_u64()?,
         ordinal: u32::try_from(of["ordinal"].as_u64()?).ok()?,
@@ -54,7 +55,7 @@ fn position(of: &Json) -> Option<Position> {
 }
 
 /// The variant of an enum and its fields, as serde writes them.
-fn variant(of: &Json) -> Option<(&str, &Json)> {
+pub(super) fn variant(of: &Json) -> Option<(&str, &Json)> {
     match of {
         Json::String(name) => Some((name, &Json::Null)),
         Json::Object(fields) => fields.iter().next().map(|(name, fields)| (&**name, fields)),
@@ -80,12 +81,27 @@ impl Applied {
                 }
             }
         }
-        let entries = std::mem::take(&mut applied.entries);
-        for entry in entries.values() {
-            applied.index(entry);
-        }
-        applied.entries = entries;
+        applied.index_all();
         Ok(found.then_some(applied))
+    }
+
+    fn index_all(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        for entry in entries.values() {
+            self.index(entry);
+        }
+        self.entries = entries;
+    }
+
+    /// The record of one node that applied these.
+    #[cfg(test)]
+    pub(super) fn of(entries: &[Json]) -> Self {
+        let mut applied = Applied::default();
+        for entry in entries {
+            applied.add("n1", entry.clone());
+        }
+        applied.index_all();
+        applied
     }
 
     fn add(&mut self, node: &str, entry: Json) {
@@ -184,6 +200,21 @@ impl Applied {
         }
     }
 
+    /// Entries by index.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, &Json)> {
+        self.entries.iter().map(|(index, entry)| (*index, entry))
+    }
+
+    /// All events, as a listener is told them.
+    pub(super) fn event_stream(&self) -> EventStream {
+        let events = self.entries.values();
+        let events = events.flat_map(|entry| entry["outcome"]["events"].as_array());
+        EventStream {
+            node: "the log".into(),
+            events: events.flatten().filter_map(lock_event).collect(),
+        }
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -255,6 +286,26 @@ impl Applied {
     }
 }
 
+fn lock_event(event: &Json) -> Option<LockEvent> {
+    let (name, fields) = variant(&event["kind"])?;
+    let text = |name: &str| fields[name].as_str();
+    let mut kind = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !kind.is_empty() {
+            kind.push('_');
+        }
+        kind.extend(letter.to_lowercase());
+    }
+    Some(LockEvent {
+        position: position(&event["position"])?,
+        kind: LockEventKind::by_name(&kind)?,
+        lock: Value::text(text("lock")?),
+        token: fields["token"].as_u64(),
+        lease: text("lease").map(Into::into),
+        request: text("request").map(Into::into),
+    })
+}
+
 fn list(effects: Option<&Vec<Effect>>) -> &[Effect] {
     effects.map_or(&[], Vec::as_slice)
 }
@@ -294,6 +345,25 @@ mod tests {
         assert_eq!(acquire.granted_at[0].to_string(), "7.2");
         assert_eq!(applied.releases("bb", vec![3])[0].had_effect, Some(true));
         assert_eq!(applied.acquire("aa", "r2"), None);
+    }
+
+    #[test]
+    fn events_are_told_as_to_a_listener() {
+        let mut ended: Json = serde_json::from_str(GRANTED_LATER).unwrap();
+        let wait_ended = json!({"position": {"index": 7, "ordinal": 3}, "kind": {"WaitEnded": {"lock": "l", "lease": "cc", "request": "r2"}}});
+        ended["outcome"]["events"]
+            .as_array_mut()
+            .unwrap()
+            .push(wait_ended);
+        let stream = Applied::of(&[ended]).event_stream();
+        let kinds: Vec<_> = stream
+            .events
+            .iter()
+            .map(|event| event.kind.name())
+            .collect();
+        assert_eq!(kinds, ["granted", "wait_ended"]);
+        assert_eq!(stream.events[0].token, Some(4));
+        assert_eq!(stream.events[1].request.as_deref(), Some("r2"));
     }
 
     #[test]

@@ -4,15 +4,16 @@
 
 mod applied;
 mod locks;
+mod log_rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jepsen_checker::explain::{checks_text, report_json, report_text, witness_json, witness_text};
 use jepsen_checker::lock_checks::{
-    CheckReport, Conclusion, Coverage, LeaseRules, LockRecord, Recovery, TokenScope, coverage,
-    early_expiry, exactly_once, fencing, guarded_resource, holder_overlap, recovery,
-    unguarded_resource,
+    CheckReport, Conclusion, Coverage, EventStream, LeaseRules, LockRecord, Recovery, TokenScope,
+    coverage, early_expiry, events, exactly_once, fencing, guarded_resource, holder_overlap,
+    recovery, unguarded_resource,
 };
 use jepsen_checker::models::{AnyModel, Expiry, Locks};
 use jepsen_checker::witness::WitnessVerdict;
@@ -24,7 +25,8 @@ pub(crate) use locks::LockHistory;
 use crate::nemesis::{Fault, HEALED};
 use crate::recorder::{count_operations, workload_of};
 use crate::run_directory::{
-    CheckResult, FaultCount, FaultOutcome, FaultRecord, FindingRecord, Results, RunVerdict,
+    CheckResult, ClusterSample, FaultCount, FaultOutcome, FaultRecord, FindingRecord, Results,
+    RunVerdict,
 };
 use crate::system::Feature;
 use crate::workload::Workload;
@@ -58,6 +60,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) time: Duration,
     /// What went wrong with nodes or with the run itself, in words: broken promises.
     pub(crate) failures: &'a [String],
+    /// What listeners were told.
+    pub(crate) streams: &'a [EventStream],
+    /// What nodes said of themselves.
+    pub(crate) samples: &'a [ClusterSample],
     /// Why the run shows less than it was to: it was interrupted, or could not be healed.
     pub(crate) cut_short: &'a [String],
 }
@@ -82,7 +88,15 @@ pub(crate) fn judge(
     let record = LockRecord::read(history)?;
     let locks = locks::lock_history(history, applied)?;
     checks.extend(linearizability(&locks)?);
-    checks.extend(applied.map(replicas_agree));
+    if let Some(applied) = applied {
+        checks.push(replicas_agree(applied));
+        checks.extend(log_checks(applied, plan.samples));
+    }
+    if plan.workloads.contains(&Workload::Events) {
+        let mut streams = plan.streams.to_vec();
+        streams.extend(applied.map(Applied::event_stream));
+        checks.push(counted(history, &events(&record, &streams)));
+    }
     for report in lock_reports(plan, history, &record, faults)? {
         checks.push(counted(history, &report));
     }
@@ -238,6 +252,49 @@ fn linearizability(locks: &LockHistory) -> Result<Vec<CheckResult>, Malformed> {
     Ok(results)
 }
 
+/// What is wrong with the log itself, by rule.
+fn log_checks(applied: &Applied, samples: &[ClusterSample]) -> [CheckResult; 3] {
+    let lease_times = "nothing is done for a lease whose deadline has passed in cluster time, and none \
+                       expires before its own";
+    [
+        (
+            "terms",
+            "terms never fall along the log, and each has one leader",
+            log_rules::terms(applied, samples),
+        ),
+        ("lease times", lease_times, log_rules::lease_times(applied)),
+        (
+            "queue order",
+            "no request is granted a lock while one waits for it that was there before",
+            log_rules::queue_order(applied),
+        ),
+    ]
+    .map(|(name, promise, ruled)| {
+        let (verdict, words) = match (&ruled.broken[..], ruled.examined) {
+            ([first, ..], _) => (RunVerdict::Invalid, first.clone()),
+            ([], 0) => (
+                RunVerdict::Unknown,
+                "there was nothing to examine".to_owned(),
+            ),
+            ([], examined) => (RunVerdict::Valid, format!("{examined} examined")),
+        };
+        let mut result = check(name, promise, verdict, words);
+        result.examined = ruled.examined;
+        result.findings = findings(&ruled.broken);
+        result
+    })
+}
+
+/// The first of what was found, without lines of the history.
+fn findings(words: &[String]) -> Vec<FindingRecord> {
+    let first = words.iter().take(CheckReport::MOST_FINDINGS);
+    let record = |words: &String| FindingRecord {
+        words: words.clone(),
+        lines: Vec::new(),
+    };
+    first.map(record).collect()
+}
+
 fn replicas_agree(applied: &Applied) -> CheckResult {
     let promise = "every node that applies an entry of the log comes to the same outcome";
     let (verdict, words) = match (&applied.disagreements[..], applied.len()) {
@@ -253,16 +310,7 @@ fn replicas_agree(applied: &Applied) -> CheckResult {
     };
     let mut result = check("replicas agree", promise, verdict, words);
     result.examined = applied.lines;
-    let first = applied
-        .disagreements
-        .iter()
-        .take(CheckReport::MOST_FINDINGS);
-    result.findings = first
-        .map(|words| FindingRecord {
-            words: words.clone(),
-            lines: Vec::new(),
-        })
-        .collect();
+    result.findings = findings(&applied.disagreements);
     result
 }
 

@@ -103,7 +103,7 @@ impl<'r> Environment<'r> {
             Fault::PauseOne | Fault::PauseLeader | Fault::PauseMinority => {
                 self.pause(fault, rng).await
             }
-            Fault::PauseClients => self.pause_clients(rng).await,
+            Fault::PauseClients => self.pause_clients(rng, until).await,
             Fault::RestartOne => self.restart_one(rng).await,
             Fault::RestartRolling => self.restart_rolling(until).await,
             Fault::Transfer => self.transfer(rng).await,
@@ -313,7 +313,11 @@ impl<'r> Environment<'r> {
         Ok(self.installed(target, &victims, Mend::Resume(victims.clone())))
     }
 
-    async fn pause_clients(&mut self, rng: &mut StdRng) -> Result<Begun> {
+    async fn pause_clients(&mut self, rng: &mut StdRng, until: Instant) -> Result<Begun> {
+        let (shortest_ms, _) = Fault::PauseClients.lasts_ms();
+        if until < Instant::now() + HOLDER_PATIENCE + Duration::from_millis(shortest_ms) {
+            return Err("the run ends too soon".to_owned());
+        }
         let gates = &self.shared.gates;
         let mut clients: Vec<usize> = (0..gates.len()).collect();
         clients.shuffle(rng);
@@ -331,7 +335,7 @@ impl<'r> Environment<'r> {
         }
         let holding = clients.iter().filter(|client| holders.contains(client));
         let target = format!(
-            "clients {clients:?}, of which {} used a resource under a lock",
+            "clients {clients:?}, of which {} used an unguarded resource under a lock",
             holding.count()
         );
         Ok(self.installed(target, &[], Mend::Clients(clients)))

@@ -29,6 +29,9 @@ pub(crate) const HEALED: &str = "heal-all";
 /// Faults under way at a time, each of another class.
 const MOST_AT_ONCE: usize = 2;
 
+/// How often a fault lets others go before it that agree with what is under way.
+const MOST_PASSED_OVER: usize = 2;
+
 /// A fault that is under way.
 struct Active {
     record: FaultRecord,
@@ -44,21 +47,28 @@ pub(crate) struct Nemesis<'r> {
     out: LinesWriter<FaultRecord>,
     faults: Vec<Fault>,
     deck: VecDeque<Fault>,
+    /// How often others went before the first of the deck.
+    passed_over: usize,
     rng: StdRng,
     active: Vec<Active>,
+    /// When the next fault may begin.
+    next: Instant,
+    /// When the run ends: what needs longer is not begun.
+    ends: Instant,
     begun: u64,
     /// What was recorded so far.
     pub(crate) records: Vec<FaultRecord>,
 }
 
 impl<'r> Nemesis<'r> {
-    /// One that has these faults to give.
+    /// One that has these faults to give, until the run ends.
     pub(crate) fn new(
         cluster: &'r mut Cluster,
         shared: &'r Shared,
         out: LinesWriter<FaultRecord>,
         faults: Vec<Fault>,
         seed: u64,
+        ends: Instant,
     ) -> Self {
         Nemesis {
             recorder: shared.recorder.clone(),
@@ -66,8 +76,11 @@ impl<'r> Nemesis<'r> {
             out,
             faults,
             deck: VecDeque::new(),
+            passed_over: 0,
             rng: StdRng::seed_from_u64(seed),
             active: Vec::new(),
+            next: Instant::now() + Duration::from_millis(500),
+            ends,
             begun: 0,
             records: Vec::new(),
         }
@@ -91,8 +104,14 @@ impl<'r> Nemesis<'r> {
                 .deck
                 .iter()
                 .position(|fault| busy.iter().all(|class| fault.class().agrees_with(*class)));
-            if let Some(at) = fits {
-                return self.deck.remove(at);
+            match fits {
+                // What agrees with little would wait for ever while others go before it.
+                Some(at) if at == 0 || self.passed_over < MOST_PASSED_OVER => {
+                    self.passed_over = if at == 0 { 0 } else { self.passed_over + 1 };
+                    return self.deck.remove(at);
+                }
+                Some(_) => return None,
+                None => {}
             }
             if !self.deck.is_empty() {
                 return None;
@@ -104,7 +123,6 @@ impl<'r> Nemesis<'r> {
 
     /// Breaks and mends until then. Returns early with the reason when a node has ended by itself.
     pub(crate) async fn run(&mut self, until: Instant) -> Result<(), String> {
-        let mut next = Instant::now() + self.span(300, 1_000);
         let mut look = Instant::now();
         while Instant::now() < until {
             if let [words, ..] = &self.environment.cluster.ended_by_themselves()[..] {
@@ -115,12 +133,12 @@ impl<'r> Nemesis<'r> {
             if let Some(due) = due {
                 let active = self.active.remove(due);
                 self.heal(active).await;
-                next = next.max(Instant::now() + self.span(200, 1_000));
-            } else if now >= next && self.active.len() < MOST_AT_ONCE {
+                self.next = self.next.max(Instant::now() + self.span(200, 1_000));
+            } else if now >= self.next && self.active.len() < MOST_AT_ONCE {
                 if let Some(fault) = self.draw() {
-                    self.begin(fault, until).await;
+                    self.begin(fault).await;
                 }
-                next = Instant::now() + self.span(700, 2_500);
+                self.next = Instant::now() + self.span(300, 1_200);
             }
             look = (look + Duration::from_millis(50)).max(Instant::now());
             tokio::time::sleep_until(look).await;
@@ -132,11 +150,14 @@ impl<'r> Nemesis<'r> {
         Duration::from_millis(self.rng.random_range(least_ms..=most_ms))
     }
 
-    async fn begin(&mut self, fault: Fault, until: Instant) {
+    async fn begin(&mut self, fault: Fault) {
         let (least_ms, most_ms) = fault.lasts_ms();
         let lasts = self.span(least_ms, most_ms);
         let begin_ns = self.recorder.now_ns();
-        let begun = self.environment.begin(fault, &mut self.rng, until).await;
+        let begun = self
+            .environment
+            .begin(fault, &mut self.rng, self.ends)
+            .await;
         let record = FaultRecord {
             number: self.begun,
             fault: fault.name().to_owned(),

@@ -11,12 +11,12 @@ use jepsen_checker::{FailMeaning, History};
 use serde::de::DeserializeOwned;
 
 use crate::run_directory::{
-    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, FaultRecord, HISTORY, HISTORY_EDN, LOG, NEMESIS,
-    NODES, RESULTS, RUN, Results, RunDescription, RunDirectory,
+    CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, EVENTS, FaultRecord, HISTORY, HISTORY_EDN, LOG,
+    NEMESIS, NODES, RESULTS, RUN, Results, RunDescription, RunDirectory,
 };
 
 /// The files that a run may leave, for the list at the end.
-pub(super) const FILES: [(&str, &str); 9] = [
+pub(super) const FILES: [(&str, &str); 10] = [
     (RESULTS, "the verdict, by check"),
     (RUN, "what was run"),
     (HISTORY, "what clients asked and were answered"),
@@ -26,6 +26,7 @@ pub(super) const FILES: [(&str, &str); 9] = [
     (LOG, "what was applied"),
     (CHECKED, "what the lock models were given"),
     (CHECKED_LOG, "the log of its operations"),
+    (EVENTS, "what listeners were told"),
 ];
 
 /// What a run left.

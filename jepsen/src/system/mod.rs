@@ -8,6 +8,7 @@ mod etcd;
 mod lease;
 mod palisade;
 mod redis;
+mod server_sent;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jepsen_checker::Position;
-use jepsen_checker::lock_checks::TokenScope;
+use jepsen_checker::lock_checks::{LockEvent, TokenScope};
 
 pub(crate) use lease::Lease;
 
@@ -347,6 +348,44 @@ pub(crate) trait Client: Send {
         call: &'a Call,
         timeout: Duration,
     ) -> BoxFuture<'a, Answer>;
+
+    /// Listens at one node to what happens to all locks, for so long: behind the place that a
+    /// [`Watched`] named, or from now on. Systems without [`Feature::Events`] cannot be asked.
+    fn watch<'a>(
+        &'a mut self,
+        _node: usize,
+        _after: Option<&'a str>,
+        _lasts: Duration,
+    ) -> BoxFuture<'a, Watched> {
+        let ending = WatchEnding::Broken("the system has no events".to_owned());
+        Box::pin(std::future::ready(Watched {
+            events: Vec::new(),
+            place: None,
+            ending,
+        }))
+    }
+}
+
+/// What a listener was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    /// Events and their places, in the order in which they came.
+    pub(crate) events: Vec<(LockEvent, String)>,
+    /// Where to go on.
+    pub(crate) place: Option<String>,
+    /// Why it ended.
+    pub(crate) ending: WatchEnding,
+}
+
+/// Why a listener was told no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WatchEnding {
+    /// The time was over.
+    Over,
+    /// The place is not kept any more: there is nothing to go on from.
+    Gone,
+    /// The node refused, or the stream ended or broke.
+    Broken(String),
 }
 
 /// The adapters by name, in the order in which people should read them.

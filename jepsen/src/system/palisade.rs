@@ -7,13 +7,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use jepsen_checker::lock_checks::TokenScope;
+use jepsen_checker::Value;
+use jepsen_checker::lock_checks::{LockEvent, LockEventKind, TokenScope};
 use reqwest::StatusCode;
 use serde_json::{Map, Value as Json, json};
 
+use super::server_sent::{Lines, ServerSent};
 use super::{
     Ability, Action, Answer, Call, Client, Ending, Feature, HolderSeen, Mode, NodePlan, Origin,
-    Reply, System, version_line,
+    Reply, System, WatchEnding, Watched, version_line,
 };
 use crate::run_directory::NodeSample;
 
@@ -349,6 +351,97 @@ impl Client for PalisadeClient {
             }
         })
     }
+
+    fn watch<'a>(
+        &'a mut self,
+        node: usize,
+        after: Option<&'a str>,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Watched> {
+        Box::pin(async move {
+            let mut watched = Watched {
+                events: Vec::new(),
+                place: None,
+                ending: WatchEnding::Over,
+            };
+            let listened = tokio::time::timeout(lasts, self.listen(node, after, &mut watched));
+            if let Ok(ending) = listened.await {
+                watched.ending = ending;
+            }
+            watched
+        })
+    }
+}
+
+impl PalisadeClient {
+    /// Takes what comes, until the stream ends.
+    async fn listen(&self, node: usize, after: Option<&str>, into: &mut Watched) -> WatchEnding {
+        let Some(address) = self.addresses.get(node) else {
+            return WatchEnding::Broken("no_such_node".to_owned());
+        };
+        let broken = |error: reqwest::Error| WatchEnding::Broken(describe(&error));
+        let mut request = self.http.get(format!("http://{address}/v1/events"));
+        request = request.query(&[("prefix", "")]);
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        let mut reply = match request.send().await {
+            Ok(reply) => reply,
+            Err(error) => return broken(error),
+        };
+        match reply.status() {
+            StatusCode::OK => {}
+            StatusCode::GONE => return WatchEnding::Gone,
+            other => return WatchEnding::Broken(format!("status {other}")),
+        }
+        let mut lines = Lines::default();
+        loop {
+            match reply.chunk().await {
+                Ok(Some(bytes)) => {
+                    for sent in lines.feed(&bytes) {
+                        if let Err(ending) = told(sent, into) {
+                            return ending;
+                        }
+                    }
+                }
+                Ok(None) => return WatchEnding::Broken("the stream ended".to_owned()),
+                Err(error) => return broken(error),
+            }
+        }
+    }
+}
+
+/// Takes one event of a stream: of a lock, a heartbeat, or the problem that ends it.
+fn told(sent: ServerSent, into: &mut Watched) -> Result<(), WatchEnding> {
+    if sent.event == "heartbeat" {
+        into.place = Some(sent.id);
+        return Ok(());
+    }
+    let not_understood = || WatchEnding::Broken(format!("not understood: {sent:?}"));
+    let data: Json = serde_json::from_str(&sent.data).map_err(|_| not_understood())?;
+    if sent.event == "problem" {
+        return Err(match data["code"].as_str() {
+            Some("position_gone") => WatchEnding::Gone,
+            code => WatchEnding::Broken(code.unwrap_or("problem").to_owned()),
+        });
+    }
+    let text = |name: &str| data[name].as_str();
+    let position = text("position").and_then(|text| text.parse().ok());
+    let kind = LockEventKind::by_name(&sent.event);
+    let (Some(position), Some(kind), Some(lock)) = (position, kind, text("lock")) else {
+        return Err(not_understood());
+    };
+    let event = LockEvent {
+        position,
+        kind,
+        lock: Value::text(lock),
+        token: data["token"].as_u64(),
+        lease: text("lease_id").map(Into::into),
+        request: text("request_id").map(Into::into),
+    };
+    into.place = Some(sent.id.clone());
+    into.events.push((event, sent.id));
+    Ok(())
 }
 
 /// The words of an error and of what caused it.
@@ -546,6 +639,32 @@ mod tests {
             two["locks"],
             json!([{"name": "a", "mode": "shared"}, {"name": "b", "mode": "permits", "permits": 1, "limit": 3}])
         );
+    }
+
+    #[test]
+    fn a_stream_is_gone_on_from_what_was_told_last_and_ends_where_its_place_is_lost() {
+        let sent = |event: &str, id: &str, data: Json| ServerSent {
+            id: id.into(),
+            event: event.into(),
+            data: data.to_string(),
+        };
+        let mut watched = Watched {
+            events: Vec::new(),
+            place: None,
+            ending: WatchEnding::Over,
+        };
+        let granted = json!({"type": "granted", "position": "7.1", "lock": "a", "lease_id": "aa", "token": 3});
+        told(sent("granted", "7.1@c", granted), &mut watched).unwrap();
+        told(sent("heartbeat", "9.0@c", json!({})), &mut watched).unwrap();
+        assert_eq!(watched.place.as_deref(), Some("9.0@c"));
+        assert_eq!(watched.events[0].0.token, Some(3));
+        let gone = sent("problem", "", json!({"code": "position_gone"}));
+        assert_eq!(told(gone, &mut watched), Err(WatchEnding::Gone));
+        let odd = sent("thawed", "8.0@c", json!({"position": "8.0", "lock": "a"}));
+        assert!(matches!(
+            told(odd, &mut watched),
+            Err(WatchEnding::Broken(_))
+        ));
     }
 
     #[test]

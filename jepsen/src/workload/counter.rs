@@ -91,9 +91,7 @@ pub(super) async fn bank(worker: &mut Worker) {
     let Some(held) = worker.acquire(&asks, &lease, TTL_MS, 3_000, None).await else {
         return;
     };
-    worker.holds(true);
     transfer(worker, &held).await;
-    worker.holds(false);
     if worker.has(Feature::Renew) && worker.chance(0.2) {
         worker.renew(&held.lease).await;
     }

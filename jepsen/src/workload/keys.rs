@@ -7,8 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::Workload;
+
 /// Locks of a workload at a time.
 const AT_A_TIME: u64 = 3;
+/// Locks of resources: so few that somebody else comes while one who uses a resource is paused.
+const RESOURCES_AT_A_TIME: u64 = 2;
 /// Uses of a lock before another takes its place.
 const USES: u64 = 48;
 
@@ -25,7 +29,11 @@ impl Keys {
 
     /// One lock, and a use of it.
     pub(crate) fn draw(&self, workload: &'static str, rng: &mut StdRng) -> String {
-        let slot = rng.random_range(0..AT_A_TIME);
+        let at_a_time = match workload == Workload::FencedCounter.name() {
+            true => RESOURCES_AT_A_TIME,
+            false => AT_A_TIME,
+        };
+        let slot = rng.random_range(0..at_a_time);
         let mut all = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let uses = all.entry((workload, slot)).or_default();
         *uses += 1;

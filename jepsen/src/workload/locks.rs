@@ -36,9 +36,12 @@ pub(super) async fn semaphore(worker: &mut Worker) {
 }
 
 /// Takes a lock, keeps it for a moment, and gives it back, or dies with it.
-async fn take_and_use(worker: &mut Worker, workload: Workload, mode: Mode) {
+pub(super) async fn take_and_use(worker: &mut Worker, workload: Workload, mode: Mode) {
     let keys = &worker.shared.keys;
-    let lock = keys.draw(workload.name(), &mut worker.rng);
+    let mut lock = keys.draw(workload.name(), &mut worker.rng);
+    if worker.has(Feature::Requests) && worker.chance(0.15) {
+        lock = partner(&lock);
+    }
     let lease = Lease::draw(&mut worker.rng);
     let wait_ms = if worker.chance(0.4) {
         0
@@ -50,10 +53,49 @@ async fn take_and_use(worker: &mut Worker, workload: Workload, mode: Mode) {
         mode,
     }];
     if let Some(held) = worker.acquire(&ask, &lease, TTL_MS, wait_ms, None).await {
+        if worker.has(Feature::Requests) && worker.chance(0.15) {
+            take_partner(worker, mode, &held).await;
+        }
         use_and_release(worker, &held).await;
     }
     if worker.has(Feature::Read) && worker.chance(0.25) {
         read(worker, &lock).await;
+    }
+}
+
+/// Takes a second lock by the same lease, which nobody renews meanwhile; perhaps gives it back, takes it
+/// again, and is late in giving it back for the first time once more. Each lock has one partner, so that
+/// the histories of few locks hang together; who takes both the other way round waits in a circle, until
+/// a wait or a lease ends.
+async fn take_partner(worker: &mut Worker, mode: Mode, first: &Held) {
+    let [(lock, _)] = &first.locks[..] else {
+        return;
+    };
+    let ask = [Ask {
+        lock: partner(lock),
+        mode,
+    }];
+    let wait_ms = worker.rng.random_range(100..TTL_MS + 1_000);
+    let lease = &first.lease;
+    let Some(held) = worker.acquire(&ask, lease, TTL_MS, wait_ms, None).await else {
+        return;
+    };
+    worker.think(0, 30).await;
+    worker.release(&held).await;
+    if worker.chance(0.5) {
+        let Some(again) = worker.acquire(&ask, lease, TTL_MS, wait_ms, None).await else {
+            return;
+        };
+        worker.release(&held).await;
+        worker.think(0, 30).await;
+        worker.release(&again).await;
+    }
+}
+
+fn partner(lock: &str) -> String {
+    match lock.strip_suffix('+') {
+        Some(lock) => lock.to_owned(),
+        None => format!("{lock}+"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! It records what it is told and never judges it.
 
 mod counter;
+mod events;
 mod keys;
 mod locks;
 mod resource;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 
 use crate::system::Feature;
 
+pub(crate) use events::Streams;
 pub(crate) use keys::Keys;
 pub(crate) use resource::Resources;
 pub(crate) use worker::{Gates, Shared, Worker};
@@ -34,11 +36,13 @@ pub(crate) enum Workload {
     Bank,
     /// Requests that are sent again, with the same ids, without waiting for the answer.
     BlindRetries,
+    /// Listeners who fall behind and go on at other nodes.
+    Events,
 }
 
 impl Workload {
     /// All of them; `mixed` runs those that the system supports side by side.
-    pub(crate) const ALL: [Workload; 8] = [
+    pub(crate) const ALL: [Workload; 9] = [
         Workload::Lock,
         Workload::FencedCounter,
         Workload::ReadWrite,
@@ -47,6 +51,7 @@ impl Workload {
         Workload::Election,
         Workload::Bank,
         Workload::BlindRetries,
+        Workload::Events,
     ];
 
     /// Its name on the command line, and the beginning of its keys.
@@ -60,6 +65,7 @@ impl Workload {
             Workload::Election => "election",
             Workload::Bank => "bank",
             Workload::BlindRetries => "blind-retries",
+            Workload::Events => "events",
         }
     }
 
@@ -82,6 +88,7 @@ impl Workload {
             Workload::BlindRetries => {
                 "requests sent again with the same ids after very short waits"
             }
+            Workload::Events => "listeners who fall behind, and go on at other nodes",
         }
     }
 
@@ -95,6 +102,7 @@ impl Workload {
             Workload::Election => &[Feature::Wait, Feature::Read],
             Workload::Bank => &[Feature::SeveralLocks, Feature::Tokens],
             Workload::BlindRetries => &[Feature::Requests],
+            Workload::Events => &[Feature::Events],
         }
     }
 
@@ -105,6 +113,7 @@ impl Workload {
             Workload::Bank => &["acquire", "release", "guarded-write"],
             Workload::LeaseChurn => &["acquire", "renew"],
             Workload::Election => &["acquire", "read"],
+            Workload::Events => &["acquire", "release", "watch"],
             _ => &["acquire", "release"],
         }
     }
@@ -131,6 +140,7 @@ impl Workload {
             Workload::Election => locks::election(worker).await,
             Workload::Bank => counter::bank(worker).await,
             Workload::BlindRetries => locks::blind_retries(worker).await,
+            Workload::Events => events::events(worker).await,
         }
     }
 }

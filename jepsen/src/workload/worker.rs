@@ -11,9 +11,12 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
+use super::events::{self, Streams, Subscription};
 use super::{Keys, Resources};
 use crate::recorder::{Completion, Invocation, Recorder, map, number};
-use crate::system::{Answer, Ask, Call, Client, Ending, Feature, Lease, Mode, Reply};
+use crate::system::{
+    Answer, Ask, Call, Client, Ending, Feature, Lease, Mode, Reply, WatchEnding, Watched,
+};
 
 /// Which clients are paused, and which hold something.
 ///
@@ -46,7 +49,7 @@ impl Gates {
         }
     }
 
-    /// Clients that use a resource under a lock right now.
+    /// Clients that use an unguarded resource under a lock right now.
     pub(crate) fn holders(&self) -> Vec<usize> {
         let holds = |client: &usize| self.holding[*client].load(Ordering::Relaxed);
         (0..self.len()).filter(holds).collect()
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     /// What they read and write.
     pub(crate) resources: Resources,
+    /// What listeners are told.
+    pub(crate) streams: Streams,
     /// The locks.
     pub(crate) keys: Keys,
     /// Who is paused.
@@ -113,6 +118,8 @@ pub(crate) struct Worker {
     timeout: Duration,
     /// Its choices.
     pub(crate) rng: StdRng,
+    /// Where it listens, if it does.
+    pub(super) subscription: Option<Subscription>,
     /// What it shares.
     pub(crate) shared: Arc<Shared>,
 }
@@ -133,6 +140,7 @@ impl Worker {
             client,
             timeout,
             rng,
+            subscription: None,
             shared,
         };
         worker.go_elsewhere();
@@ -178,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// It uses a resource, or no longer.
+    /// It uses an unguarded resource, or no longer.
     pub(crate) fn holds(&self, holds: bool) {
         self.shared.gates.holding[self.number].store(holds, Ordering::Relaxed);
     }
@@ -306,6 +314,35 @@ impl Worker {
             };
             self.call(&call).await;
         }
+    }
+
+    /// Listens for so long behind a place, or from now on, and writes down that it did.
+    pub(super) async fn watch(&mut self, after: Option<&str>, lasts: Duration) -> Watched {
+        self.shared.gates.pass(self.number).await;
+        let invocation = Invocation {
+            function: "watch",
+            key: None,
+            value: map([("after", after.map_or(Value::Nil, Value::text))]),
+            request: None,
+        };
+        let recorder = self.shared.recorder.clone();
+        recorder.invoke(self.process, &invocation);
+        let watched = self.client.watch(self.node, after, lasts).await;
+        self.shared.gates.pass(self.number).await;
+        // A place says that the node took the listener on, however that ended.
+        let completion = match &watched.ending {
+            WatchEnding::Broken(why) if watched.place.is_none() => {
+                let error = map([("code", Value::text(why))]);
+                ended(EventKind::Fail, Value::Nil, Some(error))
+            }
+            WatchEnding::Gone if watched.place.is_none() => {
+                let error = map([("code", Value::text("position_gone"))]);
+                ended(EventKind::Fail, Value::Nil, Some(error))
+            }
+            _ => ended(EventKind::Ok, events::told(&watched), None),
+        };
+        recorder.complete(self.process, &invocation, completion);
+        watched
     }
 
     /// Does something to a resource, and writes it down. What it is refused, it is told.

@@ -225,7 +225,8 @@ mod tests {
     fn the_bounds_are_these() {
         const HOUR: u64 = 3_600_000;
         const MONTH: u64 = 2_592_000_000;
-        let of: [(&str, fn(&mut Settings) -> &mut u64, u64); 4] = [
+        type Bound = (&'static str, fn(&mut Settings) -> &mut u64, u64);
+        let of: [Bound; 4] = [
             ("ttl_max_ms", |it| &mut it.ttl_max_ms, MONTH),
             ("wait_max_ms", |it| &mut it.wait_max_ms, MONTH),
             ("tombstone_ttl_ms", |it| &mut it.tombstone_ttl_ms, HOUR),

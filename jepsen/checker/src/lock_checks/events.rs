@@ -2,13 +2,14 @@
 //! of one sequence, which agrees with what clients were answered.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::record::name;
 use super::{CheckReport, LockRecord};
-use crate::{Malformed, Outcome, Position, Value};
+use crate::{Malformed, Operation, Outcome, Position, Value};
 
 /// What happened to a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,17 +26,34 @@ pub enum LockEventKind {
     Expired,
     /// Somebody else ended the holder's lease.
     Forced,
+    /// The holder changed what it shows.
+    Updated,
 }
 
 impl LockEventKind {
-    const ALL: [(&'static str, LockEventKind); 6] = [
+    const ALL: [(&'static str, LockEventKind); 7] = [
         ("queued", LockEventKind::Queued),
         ("granted", LockEventKind::Granted),
         ("wait_ended", LockEventKind::WaitEnded),
         ("released", LockEventKind::Released),
         ("expired", LockEventKind::Expired),
         ("forced", LockEventKind::Forced),
+        ("updated", LockEventKind::Updated),
     ];
+
+    /// Its name on the wire and in files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, kind)| *kind == self);
+        found.map_or("", |(name, _)| name)
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(of, _)| *of == name);
+        found.map(|(_, kind)| *kind)
+    }
 }
 
 /// One event.
@@ -66,8 +84,8 @@ pub struct EventStream {
 
 /// Reads event streams from JSON lines, one event each, in the order in which they came:
 /// `{"node", "position": "index.ordinal", "event", "lock", "token"?, "lease"?, "request_id"?}`, where
-/// `event` is `queued`, `granted`, `wait_ended`, `released`, `expired` or `forced`. Further fields are
-/// passed over. Streams are in the order of their first events.
+/// `event` is `queued`, `granted`, `wait_ended`, `released`, `expired`, `forced` or `updated`. Further
+/// fields are passed over. Streams are in the order of their first events.
 ///
 /// # Errors
 ///
@@ -99,18 +117,15 @@ fn read_event(line: &str) -> Result<(String, LockEvent), String> {
     };
     let required = |name: &str| text(name)?.ok_or_else(|| format!("`{name}` is missing"));
     let kind = required("event")?;
-    let kind = LockEventKind::ALL
-        .iter()
-        .find(|(name, _)| *name == kind)
-        .ok_or_else(|| {
-            let names: Vec<_> = LockEventKind::ALL.iter().map(|(name, _)| *name).collect();
-            format!("event {kind:?} is none of {}", names.join(", "))
-        })?;
+    let kind = LockEventKind::by_name(kind).ok_or_else(|| {
+        let names = LockEventKind::ALL.map(|(name, _)| name);
+        format!("event {kind:?} is none of {}", names.join(", "))
+    })?;
     Ok((
         required("node")?.to_owned(),
         LockEvent {
             position: required("position")?.parse()?,
-            kind: kind.1,
+            kind,
             lock: Value::text(required("lock")?),
             token: match json.get("token") {
                 None | Some(Json::Null) => None,
@@ -124,6 +139,29 @@ fn read_event(line: &str) -> Result<(String, LockEvent), String> {
             request: text("request_id")?.map(Into::into),
         },
     ))
+}
+
+/// Writes event streams as [`read_event_streams`] reads them.
+///
+/// # Errors
+///
+/// Those of the writer.
+pub fn write_event_streams(streams: &[EventStream], out: &mut dyn Write) -> io::Result<()> {
+    for stream in streams {
+        for event in &stream.events {
+            let line = json!({
+                "node": &*stream.node,
+                "position": event.position.to_string(),
+                "event": event.kind.name(),
+                "lock": event.lock.as_words(),
+                "token": event.token,
+                "lease": event.lease.as_deref(),
+                "request_id": event.request.as_deref(),
+            });
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Every stream is ordered, without repeats and without gaps, the same events came from every node,
@@ -254,6 +292,12 @@ fn agreement(
         .filter(|(_, event)| event.kind == LockEventKind::Granted)
         .filter_map(|(_, event)| Some((event.request.as_ref()?, *event)))
         .collect();
+    let says_ended = |operation: &Operation| {
+        let completion = history.completion(operation);
+        let error = completion.and_then(|event| event.error.as_ref());
+        let code = error.and_then(|error| error.field("code")?.as_words());
+        code == Some("grant_ended")
+    };
     let mut answered: HashMap<&Arc<str>, bool> = HashMap::new();
     for operation in history
         .operations()
@@ -261,8 +305,9 @@ fn agreement(
         .filter(|it| &*it.function == "acquire")
     {
         if let Some(request) = history.request(operation) {
-            // A repeat may be refused because the grant has ended; so one refusal is not enough.
-            let refused = matches!(operation.outcome, Outcome::Fail(_));
+            // A repeat may be refused because the grant has ended; so one refusal is not enough, and
+            // one that says so is none.
+            let refused = matches!(operation.outcome, Outcome::Fail(_)) && !says_ended(operation);
             *answered.entry(request).or_insert(true) &= refused;
         }
     }
@@ -322,6 +367,15 @@ mod tests {
             event(node, "5.0", 2, "r2"),
             event(node, "9.0", 3, "r3"),
         ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_it_was() {
+        let streams = read_event_streams(&all("n1").join("\n")).unwrap();
+        let mut written = Vec::new();
+        write_event_streams(&streams, &mut written).unwrap();
+        let written = String::from_utf8(written).unwrap();
+        assert_eq!(read_event_streams(&written).unwrap(), streams);
     }
 
     #[test]

@@ -31,7 +31,9 @@ mod tests;
 use crate::OperationId;
 
 pub use coverage::{Coverage, coverage};
-pub use events::{EventStream, LockEvent, LockEventKind, events, read_event_streams};
+pub use events::{
+    EventStream, LockEvent, LockEventKind, events, read_event_streams, write_event_streams,
+};
 pub use fencing::{TokenScope, fencing};
 pub use holds::{LeaseRules, early_expiry, holder_overlap};
 pub use record::{Ending, Grant, Holder, LockRecord, Mode, Renewal};
