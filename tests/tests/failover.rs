@@ -80,6 +80,78 @@ async fn a_lock_its_token_and_its_queue_survive_the_kill_of_the_leader() {
 }
 
 #[tokio::test]
+async fn waiters_through_a_living_node_are_granted_once_each_whenever_the_leader_dies() {
+    let mut cluster = Cluster::start().await;
+    // Beside the release that they wait for.
+    for death in ["before", "amid", "after"] {
+        let leader = cluster.leader().await;
+        let [through, other] = others(leader).map(|node| cluster.http(node));
+        let held = Acquire::new("job").granted(&through).await;
+        // One waits in a single request, the other asks again and again.
+        let parked = Acquire::new("job").wait_ms(120_000);
+        let parked_waits = parked.spawn(&through);
+        parked.seen_queued(&other).await;
+        let polling = Acquire::new("job").wait_ms(120_000);
+        let polls = {
+            let (request, http) = (polling.clone(), through.clone());
+            tokio::spawn(async move {
+                loop {
+                    let path = lock_api::path::ACQUIRE;
+                    let reply = http.post_with_timeout_ms(path, 200, request.body()).await;
+                    // A 504 names lease and request as a 202 does: ask again.
+                    let goes_on = reply.status == 202 || reply.body["retryable"] == true;
+                    if !goes_on {
+                        return reply.expect(200);
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+        };
+        polling.seen_queued(&other).await;
+
+        let release = async {
+            eventually("the release goes through", async || {
+                let reply = held.release(&through).await;
+                (reply.body["retryable"] != true).then(|| reply.expect(200))
+            })
+            .await
+        };
+        match death {
+            "before" => {
+                cluster.kill9(leader);
+                release.await;
+            }
+            // It is polled first, so the request is on its way.
+            "amid" => {
+                tokio::join!(release, async { cluster.kill9(leader) });
+            }
+            _ => {
+                release.await;
+                cluster.kill9(leader);
+            }
+        }
+        let first = parked_waits.await.unwrap().expect(200);
+        assert!(first["token"].as_u64().unwrap() > held.token, "{first}");
+        // It asks again on the other node, as if the answer had been lost: the same grant.
+        let nodes = [other.clone()];
+        let again = parked.granted_by_any(&nodes).await;
+        assert_eq!(again.token, first["token"].as_u64().unwrap());
+        assert!(!polls.is_finished(), "two hold at once");
+        again.release(&through).await.expect(200);
+        let second = polls.await.unwrap()["token"].as_u64().unwrap();
+        let again = polling.granted_by_any(&nodes).await;
+        assert_eq!(again.token, second);
+        // Not one grant more than these.
+        assert_eq!(second, first["token"].as_u64().unwrap() + 1);
+        again.release(&other).await.expect(200);
+        let view = other.lock("job").await;
+        assert_eq!((&view["holders"], &view["queue"]), (&json!([]), &json!([])));
+        cluster.restart(leader);
+        cluster.wait_ready().await;
+    }
+}
+
+#[tokio::test]
 async fn a_leader_that_hangs_is_replaced_and_nothing_changes_when_it_comes_back() {
     let mut cluster = Cluster::start().await;
     let leader = cluster.leader().await;

@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::{Acquire, Cluster, eventually, holder, new_secret};
@@ -146,6 +147,77 @@ async fn a_lock_that_is_released_by_force_is_held_back_and_the_old_holder_is_tol
         .expect(200);
     assert_eq!(revoked["held_back_ms"], 0, "{revoked}");
     Acquire::new("other").granted(&cluster.http(1)).await;
+}
+
+/// Cluster time counts whole milliseconds, and a stamp may be rounded down by one of them.
+const ROUNDING: Duration = Duration::from_millis(2);
+
+#[tokio::test]
+async fn a_lock_that_expired_with_a_delay_is_free_only_after_it_and_a_release_has_none() {
+    let cluster = Cluster::start().await;
+    let delayed = |lock: &str| {
+        Acquire::new(lock)
+            .with("lock_delay_ms", 5_000)
+            .ttl_ms(2_000)
+    };
+    let released = delayed("other").granted(&cluster.http(0)).await;
+    released.release(&cluster.http(1)).await.expect(200);
+    Acquire::new("other").granted(&cluster.http(2)).await;
+
+    let expired = delayed("job").granted(&cluster.http(0)).await;
+    let waiter = Acquire::new("job").wait_ms(120_000);
+    let waiting = waiter.queue_up(&cluster.http(1)).await;
+    let view = eventually("the lock is delayed", async || {
+        let view = cluster.http(2).lock("job").await;
+        (view["blocked_by"] == "delayed").then_some(view)
+    })
+    .await;
+    assert_eq!(view["holders"], json!([]), "{view}");
+    assert_eq!(view["first_waits_for"]["reason"], "delayed", "{view}");
+    let refused = Acquire::new("job").send(&cluster.http(0)).await;
+    let problem = refused.expect_problem(409, "lock_held");
+    // Not `queued`: it is not the waiter that keeps the lock.
+    assert_eq!(problem["reason"], "delayed", "{problem}");
+    let late = expired.renew(&cluster.http(2)).await;
+    late.expect_problem(409, "lease_ended");
+
+    let granted = waiting.await.unwrap();
+    let lost_after = expired.sent.elapsed();
+    assert!(
+        lost_after + ROUNDING >= Duration::from_secs(2 + 5),
+        "granted after {lost_after:?}"
+    );
+    assert!(granted.token > expired.token);
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_back_goes_to_the_next_after_the_old_deadline_and_the_delay() {
+    let cluster = Cluster::start().await;
+    let held = Acquire::new("job")
+        .ttl_ms(3_000)
+        .with("lock_delay_ms", 1_000)
+        .granted(&cluster.http(0))
+        .await;
+    let waiter = Acquire::new("job").wait_ms(120_000);
+    let waiting = waiter.queue_up(&cluster.http(1)).await;
+    let body = json!({
+        "lock": "job", "token": held.token, "lease_id": held.request.lease_id(),
+    });
+    let path = "/v1/locks/force-release";
+    let forced = cluster.http(2).post(path, &body).await.expect(200);
+    let held_back_ms = forced["held_back_ms"].as_u64().unwrap();
+    assert!((1..=4_000).contains(&held_back_ms), "{forced}");
+    // A repeat ends nothing more.
+    let again = cluster.http(0).post(path, &body).await;
+    again.expect_problem(409, "lease_ended");
+
+    let granted = waiting.await.unwrap();
+    let lost_after = held.sent.elapsed();
+    assert!(
+        lost_after + ROUNDING >= Duration::from_secs(3 + 1),
+        "granted after {lost_after:?}"
+    );
+    assert!(granted.token > held.token);
 }
 
 fn files_below(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {

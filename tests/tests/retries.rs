@@ -369,3 +369,64 @@ async fn a_waiter_with_its_own_names_keeps_its_place_when_its_connection_is_lost
     let granted = named.granted(&cluster.http(2)).await;
     assert!(granted.token > held.token);
 }
+
+#[tokio::test]
+async fn a_grant_to_a_waiter_that_is_gone_ends_with_its_lease_and_the_next_is_served() {
+    let cluster = Cluster::start().await;
+    let held = Acquire::new("job").granted(&cluster.http(0)).await;
+    let mut stream = cluster.http(2).watch("lock=job", None).await.unwrap();
+    // It named its request, so its place is kept for it.
+    let gone = Acquire::new("job").ttl_ms(3_000).wait_ms(120_000);
+    let connection = send_unheard(&cluster, 1, gone.body()).await;
+    gone.seen_queued(&cluster.http(0)).await;
+    let next = Acquire::new("job").wait_ms(120_000);
+    let next_waits = next.queue_up(&cluster.http(1)).await;
+    drop(connection);
+
+    held.release(&cluster.http(0)).await.expect(200);
+    until_held(&cluster.http(2), &gone).await;
+    // Nobody renews, so what is left only shrinks.
+    let mut left_ms = 3_000;
+    let expired = eventually("the grant ends", async || {
+        let lock = cluster.http(0).lock("job").await;
+        let holder = holder(&lock);
+        if holder["lease_id"] != gone.lease_id() {
+            return Some(holder.clone());
+        }
+        let now_ms = holder["remaining_ms"].as_u64().unwrap();
+        assert!(now_ms <= left_ms, "{now_ms} ms after {left_ms} ms: {lock}");
+        left_ms = now_ms;
+        None
+    })
+    .await;
+    assert_eq!(expired["lease_id"], next.lease_id());
+    let served = next_waits.await.unwrap();
+    let events = stream.take(6).await;
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (
+                event.name.as_str(),
+                event.data["lease_id"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let (first, gone_id, next_id) = (held.request.lease_id(), gone.lease_id(), next.lease_id());
+    assert_eq!(
+        told,
+        [
+            ("queued", gone_id.as_str()),
+            ("queued", &next_id),
+            ("released", &first),
+            ("granted", &gone_id),
+            ("expired", &gone_id),
+            ("granted", &next_id),
+        ]
+    );
+    assert_eq!(events[5].data["token"], served.token);
+    // Whoever comes back late is told that it had the lock, and disturbs nobody.
+    let reply = gone.send(&cluster.http(2)).await;
+    reply.expect_problem(409, "grant_ended");
+    let lock = cluster.http(1).lock("job").await;
+    assert_eq!(holder(&lock)["token"], served.token);
+}

@@ -109,6 +109,14 @@ mod tests {
         let id = LeaseId([0xab; ID_BYTES]);
         assert_eq!(id.to_string(), "ab".repeat(16));
         assert_eq!(id.to_string().parse(), Ok(id));
+        let digits = LeaseId(
+            [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]
+                .repeat(2)
+                .try_into()
+                .unwrap(),
+        );
+        assert_eq!(digits.to_string(), "0123456789abcdef".repeat(2));
+        assert_eq!(digits.to_string().parse(), Ok(digits));
         let bytes = postcard::to_stdvec(&id).unwrap();
         assert_eq!(bytes.len(), ID_BYTES);
         assert_eq!(postcard::from_bytes::<LeaseId>(&bytes).unwrap(), id);

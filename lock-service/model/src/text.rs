@@ -363,6 +363,30 @@ mod tests {
     }
 
     #[test]
+    fn fingerprints_differ_for_most_pairs_of_ids() {
+        let prints = (0..4_096).map(|n| RequestId::new(&format!("r{n}")).unwrap().fingerprint());
+        let distinct: std::collections::BTreeSet<u32> = prints.collect();
+        assert!(distinct.len() > 4_000, "{}", distinct.len());
+    }
+
+    #[test]
+    fn the_head_of_a_name_is_what_comes_behind_the_bytes_left_out() {
+        let name = |text: &str| LockName::new(text).unwrap();
+        let jobs = name("jobs/abcdefghij");
+        assert_eq!(jobs.head(5), u64::from_be_bytes(*b"abcdefgh"));
+        assert_eq!(jobs.head(13), u64::from_be_bytes(*b"ij\0\0\0\0\0\0"));
+        assert_eq!(jobs.head(99), 0);
+        for (other, shared) in [
+            ("jobs/abx", 7),
+            ("jobs/", 5),
+            ("x", 0),
+            ("jobs/abcdefghij", 15),
+        ] {
+            assert_eq!(jobs.shared_bytes(&name(other)), shared, "{other}");
+        }
+    }
+
+    #[test]
     fn the_bound_counts_bytes_not_characters() {
         assert!(LockName::new(&"ü".repeat(256)).is_ok());
         assert!(LockName::new(&"ü".repeat(257)).is_err());
