@@ -133,6 +133,28 @@ fn a_cluster_under_partitions_kills_and_pauses_is_found_valid_and_leaves_what_a_
     assert_eq!(again.status.code(), Some(0), "{again:?}");
 }
 
+/// The short one of the matrix in docs/testing.md: each workload alone, under two groups of faults that
+/// take turns, so that all groups come.
+#[test]
+fn every_workload_is_valid_under_faults_that_take_turns() {
+    for (workload, nemesis, seed) in [
+        ("lock", "partition,restart", 61),
+        ("fenced-counter", "kill,links", 62),
+        ("read-write", "pause,transfer", 63),
+        ("lease-churn", "disk,partition", 64),
+        ("semaphore", "membership,clock", 65),
+        ("election", "kill,transfer", 66),
+        ("bank", "links,pause", 67),
+        ("blind-retries", "disk,snapshot", 68),
+        ("events", "snapshot,kill", 69),
+    ] {
+        let run = Run::of(&format!(
+            "--workload {workload} --nemesis {nemesis} --nodes 3 --time 15s --rate 60 --seed {seed}"
+        ));
+        assert_eq!(run.status(), 0, "{workload}, {nemesis}:\n{}", run.words());
+    }
+}
+
 #[test]
 fn handovers_snapshots_and_another_member_break_nothing() {
     let run = Run::of(
@@ -198,7 +220,8 @@ fn what_cannot_be_run_is_an_error_of_the_harness() {
     let run = Run::with(Path::new("/nowhere/palisaded"), "--time 1s");
     assert_eq!(run.status(), 3, "{}", run.words());
     for arguments in [
-        &["run", "--nemesis", "earthquake"][..],
+        &["self-test", "--binary", "/nowhere/palisaded-planted"][..],
+        &["run", "--nemesis", "earthquake"],
         &["run", "--workload", "chess"],
         &["run", "--system", "zookeeper"],
         &["run", "--nodes", "0"],
@@ -206,6 +229,19 @@ fn what_cannot_be_run_is_an_error_of_the_harness() {
         let output = jepsen().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{arguments:?}: {output:?}");
     }
+}
+
+#[test]
+fn a_build_without_planted_bugs_is_no_test_of_the_harness() {
+    let output = jepsen()
+        .arg("self-test")
+        .arg("--binary")
+        .arg(palisaded())
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{words}");
+    assert!(words.contains("no bug can be planted in"), "{words}");
 }
 
 #[test]
