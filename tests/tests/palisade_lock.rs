@@ -16,11 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Acquire, Cluster, Granted, Http, PATIENCE, eventually, holder, queue};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tests::{Acquire, Cluster, Granted, Http, Link, PATIENCE, eventually, holder, queue};
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
 
 /// Three renewals fit into it, and a test does not wait long for its end.
 const TTL: Duration = Duration::from_secs(6);
@@ -197,42 +194,6 @@ impl Drop for Family {
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             }
         }
-    }
-}
-
-/// Forwards connections to a node, until the link is cut: then nothing comes through any more, and
-/// nobody is told.
-struct Link {
-    endpoint: String,
-    cut: watch::Sender<bool>,
-}
-
-impl Link {
-    async fn to(cluster: &Cluster, node: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let (cut, is_cut) = watch::channel(false);
-        let target = cluster.http_address(node);
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut is_cut = is_cut.clone();
-                tokio::spawn(async move {
-                    let mut server = TcpStream::connect(target).await.ok();
-                    tokio::select! {
-                        biased;
-                        _ = is_cut.wait_for(|cut| *cut) => {}
-                        _ = async { copy_bidirectional(&mut client, server.as_mut()?).await.ok() } => return,
-                    }
-                    // Both sockets stay open, until the test ends.
-                    std::future::pending::<()>().await;
-                });
-            }
-        });
-        Self { endpoint, cut }
-    }
-
-    fn cut(&self) {
-        self.cut.send_replace(true);
     }
 }
 
@@ -509,11 +470,11 @@ async fn when_all_nodes_hang_the_group_is_dead_before_the_ttl_has_passed() {
 #[tokio::test]
 async fn when_the_network_is_cut_the_group_is_dead_before_another_is_granted_the_lock() {
     let cluster = Cluster::start().await;
-    let mut links = Vec::new();
-    for node in 0..3 {
-        links.push(Link::to(&cluster, node).await);
-    }
-    let endpoints: Vec<String> = links.iter().map(|link| link.endpoint.clone()).collect();
+    let links = Link::to_all(&cluster).await;
+    let endpoints: Vec<_> = links
+        .iter()
+        .map(|link| link.endpoint().to_owned())
+        .collect();
     let family = Family::new();
     let running = family.start(&endpoints, &TTL_OPTIONS);
     let pids = family.pids().await;
