@@ -10,7 +10,7 @@
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use tests::{Authority, Cluster, PATIENCE, eventually};
+use tests::{Acquire, Authority, Cluster, PATIENCE, eventually};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
@@ -151,6 +151,68 @@ async fn sharers_hold_together_permits_are_counted_and_a_conflict_has_the_status
 }
 
 #[tokio::test]
+async fn every_command_that_shows_something_shows_it_as_json_too() {
+    let cluster = Cluster::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let granted = Acquire::new("a").granted(&cluster.http(0)).await;
+    let (token, lease) = (granted.token.to_string(), granted.request.lease_id());
+    let commands: &[(&[&str], &str)] = &[
+        (&["status"], "/members/2/name"),
+        (&["locks"], "/0/holders/0/token"),
+        (&["lock-info", "a"], "/holders/0/token"),
+        (&["leases"], "/0/holds/0/token"),
+        (&["fence-check", "a", &token], "/verdict"),
+        (&["members", "list"], "/members/2/name"),
+        (&["members", "snapshot"], "/node_id"),
+        (&["members", "transfer"], "/leader/name"),
+        (&["members", "finish-change"], "/membership_version"),
+        (&["backup", &file("backup")], "/bytes"),
+        (
+            &["force-release", "a", "--token", &token, "--lease", &lease],
+            "/released/0/lock",
+        ),
+        (&["man", "--out", &file("man")], "/pages/0"),
+    ];
+    for (arguments, field) in commands {
+        let shown = json(&cluster, arguments).await;
+        let value = shown.pointer(field);
+        assert!(
+            value.is_some_and(|value| !value.is_null()),
+            "{arguments:?}: {shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_is_told_where_to_look() {
+    let cluster = Cluster::start().await;
+    let nobody = "0".repeat(32);
+    let refused: &[(&[&str], &str)] = &[
+        (
+            &["members", "promote", "0000000000ff"],
+            "`palisade members list`",
+        ),
+        (
+            &["force-release", "a", "--token", "1", "--lease", &nobody],
+            "`palisade lock-info a`",
+        ),
+    ];
+    for (arguments, advice) in refused {
+        let output = command(&cluster, arguments).output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(75), "{arguments:?}: {said}");
+        assert!(said.contains(advice), "{arguments:?}: {said}");
+    }
+    let plain = format!("https://{}", cluster.http_address(0));
+    let arguments = ["--endpoints", &plain, "locks"];
+    let output = command(&cluster, &arguments).output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("does it serve http, not https?"), "{said}");
+}
+
+#[tokio::test]
 async fn members_are_shown_and_the_leadership_is_transferred() {
     let cluster = Cluster::start().await;
     let table = run(&cluster, &["members", "list"], 0).await;
@@ -250,4 +312,14 @@ async fn https_and_a_bearer_token_open_the_cluster_and_without_them_it_says_what
     assert!(said.contains("unauthenticated"), "{said}");
     let (status, said) = try_lock(&["--token-file", &token_file]).await;
     assert_eq!(status, Some(69), "its certificate is not known: {said}");
+    assert!(said.contains("name the authority"), "{said}");
+    let plain: Vec<_> = endpoints
+        .iter()
+        .map(|url| url.replace("https", "http"))
+        .collect();
+    let line = ["--endpoints", &plain.join(","), "locks"];
+    let output = command(&cluster, &line).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("does it serve https, not http?"), "{said}");
 }

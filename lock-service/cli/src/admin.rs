@@ -20,8 +20,12 @@ pub(crate) async fn force_release(
         lease,
         now,
     } = arguments;
-    let answer = match client.force_release(name, token, lease, now).await {
+    let answer = match client.force_release(name.clone(), token, lease, now).await {
         Ok(answer) => answer,
+        Err(error) if exit::of(&error) == exit::NOT_ACQUIRED => {
+            let advice = format!(" Who holds it now: `palisade lock-info {name}`.");
+            return exit::failed_with(&error, advice);
+        }
         Err(error) => return exit::failed(&error),
     };
     output.show(&answer, |answer| {

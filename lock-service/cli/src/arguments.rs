@@ -90,8 +90,7 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print palisade's manual page
-    Man,
+    Man(ManArguments),
     /// Kills a command's process group when palisade dies. Started by palisade itself
     #[command(name = crate::guard::SUBCOMMAND, hide = true)]
     Guard,
@@ -191,7 +190,7 @@ pub(crate) struct SidecarArguments {
     pub(crate) id: Owner,
 
     /// Address to serve HTTP on. Keep it local: it has no authentication
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4040")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4040", value_parser = parse_address)]
     pub(crate) http: SocketAddr,
 
     /// What the leader has to say, such as the app's address
@@ -281,6 +280,7 @@ pub(crate) enum MembersCommand {
     /// Give a learner that has caught up its vote
     Promote {
         /// The learner's id
+        #[arg(value_parser = parse_node)]
         node: NodeId,
         #[command(flatten)]
         condition: Condition,
@@ -288,6 +288,7 @@ pub(crate) enum MembersCommand {
     /// Take a member out, for good
     Remove {
         /// The member's id
+        #[arg(value_parser = parse_node)]
         node: NodeId,
         #[command(flatten)]
         condition: Condition,
@@ -295,8 +296,10 @@ pub(crate) enum MembersCommand {
     /// A voter goes and a learner gets its vote, in one change
     Replace {
         /// Id of the voter that goes
+        #[arg(value_parser = parse_node)]
         old: NodeId,
         /// Id of the learner that has caught up
+        #[arg(value_parser = parse_node)]
         new: NodeId,
         #[command(flatten)]
         condition: Condition,
@@ -304,6 +307,7 @@ pub(crate) enum MembersCommand {
     /// Change what the membership says about a member
     Address {
         /// The member's id
+        #[arg(value_parser = parse_node)]
         node: NodeId,
         /// Its new name
         #[arg(long)]
@@ -320,6 +324,7 @@ pub(crate) enum MembersCommand {
     /// Make another voter the leader
     Transfer {
         /// Who is to lead [default: the voter whose log is furthest]
+        #[arg(value_parser = parse_node)]
         to: Option<NodeId>,
     },
     /// Finish a change of voters that was interrupted
@@ -367,11 +372,36 @@ pub(crate) struct ForceReleaseArguments {
     pub(crate) now: bool,
 }
 
+/// Print a manual page, or write all of them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+`palisade man --out ~/.local/share/man/man1`, and `man palisade-lock` finds its page.")]
+pub(crate) struct ManArguments {
+    /// The command whose page to print, such as `members promote` [default: palisade's own]
+    #[arg(value_name = "COMMAND", conflicts_with = "out")]
+    pub(crate) command: Vec<String>,
+
+    /// Write a page for every command into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+fn parse_node(text: &str) -> Result<NodeId, String> {
+    // A name can look like an id, so names are not taken.
+    text.parse()
+        .map_err(|_| "expected a node's id, as `palisade members list` shows it".to_owned())
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:4040".to_owned())
+}
+
 fn parse_token(text: &str) -> Result<FencingToken, String> {
     let number: Result<u64, _> = text.parse();
     number
         .map(FencingToken)
-        .map_err(|_| "expected a fencing token, which is a number".to_owned())
+        .map_err(|_| "expected a fencing token, a number as `palisade locks` shows it".to_owned())
 }
 
 #[cfg(test)]

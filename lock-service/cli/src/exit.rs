@@ -42,12 +42,21 @@ pub(crate) fn failed(error: &Error) -> ExitCode {
             ErrorCode::Forbidden => " Use a token with the role and the names that this needs.",
             ErrorCode::NotFound => " Is the cluster older than this command?",
             ErrorCode::ChangeInterrupted => " Run `palisade members finish-change`.",
-            ErrorCode::MembershipChanged => " Look at `palisade members list`, then try again.",
+            ErrorCode::MemberNotFound | ErrorCode::MembershipChanged => {
+                " Look at `palisade members list`, then try again."
+            }
             _ => "",
         },
         _ => "",
     };
-    fail(of(error), format_args!("{error}.{advice}"))
+    failed_with(error, advice)
+}
+
+/// [`failed`] with advice of the caller's.
+pub(crate) fn failed_with(error: &Error, advice: impl Display) -> ExitCode {
+    let text = error.to_string();
+    let text = text.trim_end_matches('.');
+    fail(of(error), format_args!("{text}.{advice}"))
 }
 
 /// The status of a process that a signal ended, as shells have it.

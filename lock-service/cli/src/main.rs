@@ -11,16 +11,17 @@ mod guard;
 mod hook;
 mod inspect;
 mod lock;
+mod manual;
 mod members;
 mod output;
 mod sidecar;
 mod status;
 mod watch;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 use lock_client::Client;
 
 use crate::arguments::{Arguments, Command, ConnectionArguments};
@@ -29,17 +30,19 @@ use crate::output::Output;
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            advise(&mut error);
             // Help goes to standard output, a usage error to standard error. Neither can be
             // reported anywhere else if that fails.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
         }
     };
+    let output = Output::new(arguments.json);
     match &arguments.command {
         Command::Guard => return guard::main(),
-        Command::Completions { shell } => return completions(*shell),
-        Command::Man => return manual(),
+        Command::Completions { shell } => return manual::completions(*shell, output),
+        Command::Man(arguments) => return manual::run(arguments, output),
         _ => {}
     }
     log_if_asked();
@@ -56,7 +59,6 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::fail(exit::UNAVAILABLE, format!("cannot start: {error}")),
     };
-    let output = Output::new(arguments.json);
     let status = runtime.block_on(async {
         match arguments.command {
             Command::Lock(arguments) => lock::run(client, *arguments).await,
@@ -72,12 +74,22 @@ fn main() -> ExitCode {
             Command::ForceRelease(arguments) => {
                 admin::force_release(&client, arguments, output).await
             }
-            Command::Completions { .. } | Command::Man | Command::Guard => ExitCode::SUCCESS,
+            Command::Completions { .. } | Command::Man(_) | Command::Guard => ExitCode::SUCCESS,
         }
     });
     // A name lookup that hangs must not keep the process.
     runtime.shutdown_background();
     status
+}
+
+/// Whoever comes from flock(1) writes the command behind the name.
+fn advise(error: &mut clap::Error) {
+    let missing = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    if missing.is_some_and(|missing| missing.contains("<COMMAND>")) {
+        let tip = "two dashes come before the command: palisade lock NAME -- COMMAND";
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
 }
 
 fn connect(arguments: &ConnectionArguments) -> Result<Client, String> {
@@ -99,26 +111,6 @@ fn connect(arguments: &ConnectionArguments) -> Result<Client, String> {
         builder = builder.certificate_authorities(read(path)?);
     }
     builder.build().map_err(|error| error.to_string())
-}
-
-fn completions(shell: clap_complete::Shell) -> ExitCode {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "palisade", &mut script);
-    print(&script)
-}
-
-fn manual() -> ExitCode {
-    let mut page = Vec::new();
-    match clap_mangen::Man::new(Arguments::command()).render(&mut page) {
-        Ok(()) => print(&page),
-        Err(error) => exit::fail(exit::UNAVAILABLE, error),
-    }
-}
-
-fn print(text: &[u8]) -> ExitCode {
-    // A reader that has gone away (`| head`) is no failure of ours.
-    let _ = std::io::stdout().write_all(text);
-    ExitCode::SUCCESS
 }
 
 /// Logs to standard error what `PALISADE_LOG` asks for, for example `lock_client=debug`.

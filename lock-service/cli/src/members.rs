@@ -10,8 +10,8 @@ use lock_api::{
 use lock_client::{Client, Error};
 
 use crate::arguments::MembersCommand;
-use crate::output::{Output, or_dash};
-use crate::{exit, status};
+use crate::output::{self, Output, or_dash};
+use crate::{duration, exit, status};
 
 /// A change has to reach every member, and a new voter may have much to read.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -19,8 +19,19 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Does what was asked for and shows the members after it.
 pub(crate) async fn run(client: &Client, command: MembersCommand, output: Output) -> ExitCode {
     let client = client.with_timeout(CHANGE_TIMEOUT);
+    let waiting = output::tell(async {
+        let longest = duration::show(CHANGE_TIMEOUT);
+        format!("waiting for the members, for {longest} at most")
+    });
+    tokio::select! {
+        status = change(&client, command, output) => status,
+        never = waiting => match never {},
+    }
+}
+
+async fn change(client: &Client, command: MembersCommand, output: Output) -> ExitCode {
     let result = match command {
-        MembersCommand::List => return status::run(&client, output).await,
+        MembersCommand::List => return status::run(client, output).await,
         MembersCommand::Snapshot => {
             return match client.snapshot().await {
                 Ok(answer) => output.show(&answer, |answer| {

@@ -1,7 +1,10 @@
 //! How results are shown: tables for people, JSON for programs, colour on a terminal only.
 
+use std::convert::Infallible;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -77,6 +80,18 @@ impl Output {
         }
         text
     }
+}
+
+/// Who looks on is told after this what is being waited for.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Waits for ever. Says after a while what for, if somebody looks on at a terminal.
+pub(crate) async fn tell<T: Display>(what: impl Future<Output = T>) -> Infallible {
+    if std::io::stderr().is_terminal() {
+        tokio::time::sleep(SILENCE).await;
+        exit::say(what.await);
+    }
+    std::future::pending().await
 }
 
 /// A value, or a dash for none.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use lock_api::{ClusterResponse, MemberView};
-use lock_client::Client;
+use lock_client::{Client, Error};
 
 use crate::exit;
 use crate::output::{Output, or_dash};
@@ -12,10 +12,10 @@ use crate::output::{Output, or_dash};
 pub(crate) async fn run(client: &Client, output: Output) -> ExitCode {
     match client.cluster().await {
         Ok(cluster) => output.show(&cluster, |cluster| table(cluster, output)),
-        Err(error) => exit::fail(
-            exit::of(&error),
-            format_args!("{error}. Check --endpoints and the nodes."),
-        ),
+        Err(error @ Error::Unavailable { .. }) => {
+            exit::failed_with(&error, " Check --endpoints, and whether the nodes run.")
+        }
+        Err(error) => exit::failed(&error),
     }
 }
 

@@ -14,9 +14,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
-use support::fake_server::{FakeServer, Reaction, granted, problem, renewed};
+use support::fake_server::{FakeServer, Reaction, TOKEN, granted, problem, renewed};
 use support::{
-    Family, children, cluster, cluster_with, command_line, is_alive, send, start, stderr,
+    Family, children, cluster, cluster_with, command_line, is_alive, lock, send, start, stderr,
     wait_until, wall_clock,
 };
 
@@ -107,6 +107,29 @@ fn an_ended_lease_stops_the_command_at_once() {
         stderr(&output)
     );
     assert_eq!(pids.map(is_alive), [false, false]);
+}
+
+#[test]
+fn the_command_of_on_lost_is_started_at_a_loss_and_only_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lost");
+    let on_lost = format!(
+        "echo $PALISADE_LOCK $PALISADE_FENCING_TOKEN > {}",
+        file.display()
+    );
+    let options = [&OPTIONS[..], &["--on-lost", &on_lost]].concat();
+    let well = cluster(|_| renewed(TTL_MS));
+    let output = lock(&well, &options, &["true"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!file.exists(), "nothing was lost");
+
+    let ended = cluster(|_| problem("lease_ended"));
+    let output = lock(&ended, &options, &["sleep", "600"]);
+    assert_eq!(output.status.code(), Some(70), "{}", stderr(&output));
+    // It is not waited for.
+    wait_until("--on-lost has run", || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text == format!("a {TOKEN}\n"))
+    });
 }
 
 #[test]

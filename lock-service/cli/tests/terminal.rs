@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
-use support::fake_server::FakeServer;
+use serde_json::{Value, json};
+use support::fake_server::{FakeServer, Reaction, TOKEN, cancelled, queued};
 use support::{healthy, wait_until};
 
 /// `palisade` as the leader of a session with a terminal of its own, and what appears on it.
@@ -131,6 +132,56 @@ fn the_command_is_in_the_foreground_and_control_c_is_its_own() {
     let (status, screen) = terminal.end();
     assert_eq!(status, Some(5), "{screen}");
     assert_eq!(server.requests("/v1/release").len(), 1);
+}
+
+/// A lock that alice holds, as `GET /v1/locks` shows it.
+fn alices_lock() -> Value {
+    json!({
+        "lock": "a", "queue": [], "blocked_by": "held", "position": "1.0",
+        "holders": [{
+            "owner": "alice", "lease_id": "0".repeat(32), "mode": "exclusive", "token": TOKEN,
+            "value": null, "age_ms": 1, "remaining_ms": 1,
+        }],
+    })
+}
+
+#[test]
+fn tables_have_colour_on_a_terminal_and_nowhere_else() {
+    let server = FakeServer::start(|request| {
+        assert_eq!(request.path, "/v1/locks?prefix=");
+        let page = json!({"locks": [alices_lock()], "next_cursor": null, "position": "1.0"});
+        Reaction::Answer(200, page)
+    });
+    let script = "palisade locks; palisade locks | cat; NO_COLOR=1 palisade locks; \
+                  palisade locks --json; exit 7";
+    let mut terminal = OnTerminal::start(&server, script);
+    let (status, _) = terminal.end();
+    assert_eq!(status, Some(7));
+    terminal.wait_for("\"lease_id\"");
+    let screen = terminal.screen.lock().unwrap().clone();
+    assert_eq!(screen.matches("alice").count(), 4, "{screen}");
+    assert_eq!(
+        screen.matches('\u{1b}').count(),
+        2,
+        "on and off, once: {screen}"
+    );
+    assert!(screen.starts_with("\u{1b}[1mLOCK"), "{screen}");
+}
+
+#[test]
+fn whoever_waits_at_a_terminal_is_told_for_what_and_leaves_the_queue_by_control_c() {
+    let server = FakeServer::start(|request| match request.path.as_str() {
+        "/v1/acquire" => queued(request),
+        "/v1/cancel" => cancelled(),
+        "/v1/locks?name=a" => Reaction::Answer(200, alices_lock()),
+        other => panic!("nobody should ask for {other}"),
+    });
+    let mut terminal = OnTerminal::start(&server, "exec palisade lock a --wait 1h -- true");
+    terminal.wait_for("waiting for \"a\", held by alice");
+    terminal.type_in("\u{3}");
+    let (status, screen) = terminal.end();
+    assert_eq!(status, Some(130), "{screen}");
+    assert_eq!(server.requests("/v1/cancel").len(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! [`Exchange`] over HTTP/1.1, with TLS where the endpoint asks for it. It never retries.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use lock_api::{JSON_CONTENT_TYPE, TIMEOUT_HEADER};
+use rustls::{CertificateError, InvalidMessage};
 
 use crate::transport::{Exchange, NoReply, WireReply, WireRequest};
 use crate::{Endpoint, Error};
@@ -133,15 +135,30 @@ impl Exchange for Http {
     }
 }
 
-fn lost(error: &dyn std::error::Error) -> String {
+fn lost(error: &(dyn std::error::Error + 'static)) -> String {
     format!("the connection was lost ({})", root_cause(error))
 }
 
 /// The root cause is what helps: "connection refused" rather than "client error (Connect)".
-fn root_cause(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    loop {
+        // What is inside an I/O error is not its source.
+        let inside = cause.downcast_ref().and_then(io::Error::get_ref);
+        match inside.map(|inside| inside as _).or(cause.source()) {
+            Some(next) => cause = next,
+            None => break,
+        }
     }
-    cause.to_string()
+    let advice = match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)), _) => {
+            "; does it serve http, not https?"
+        }
+        (Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)), _) => {
+            "; name the authority that issued it"
+        }
+        (_, Some(answer)) if hyper::Error::is_parse(answer) => "; does it serve https, not http?",
+        _ => "",
+    };
+    format!("{cause}{advice}")
 }

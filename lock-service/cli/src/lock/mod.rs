@@ -14,7 +14,7 @@ use lock_client::{
 };
 
 use crate::arguments::LockArguments;
-use crate::{duration, exit};
+use crate::{duration, exit, output};
 use signals::Signals;
 
 /// Part of the stop time, beside the grace: what SIGKILL may take to reach every process of a group.
@@ -113,6 +113,14 @@ async fn acquire(
         request = request.owner(owner);
     }
     let lock = request.acquire();
+    let waiting = output::tell(async {
+        let holder = match holder(client, &arguments.names).await {
+            Some(holder) => format!(", {holder}"),
+            None => String::new(),
+        };
+        let longest = duration::show(wait);
+        format!("waiting for {name}{holder}, for {longest} at most; Ctrl-C leaves the queue")
+    });
     let interrupted = async {
         loop {
             let signal = signals.next().await;
@@ -126,6 +134,7 @@ async fn acquire(
     };
     let result = tokio::select! {
         result = lock => result,
+        never = waiting, if !wait.is_zero() => match never {},
         signal = interrupted => {
             // The wait was dropped, and is being cancelled in the background.
             if !client.settle(CANCEL_TIMEOUT).await {

@@ -69,7 +69,8 @@ impl Sidecar {
     async fn start(client: Client, arguments: SidecarArguments) -> Result<Self, (u8, String)> {
         let listener = TcpListener::bind(arguments.http).await;
         let listener = listener.map_err(|error| {
-            let message = format!("cannot serve HTTP on {}: {error}", arguments.http);
+            let address = arguments.http;
+            let message = format!("cannot serve HTTP on {address}: {error}; choose with --http");
             (exit::USAGE, message)
         })?;
         let catch = |kind| {
