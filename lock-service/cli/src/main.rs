@@ -21,7 +21,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use lock_client::Client;
 
 use crate::arguments::{Arguments, Command, ConnectionArguments};
@@ -82,14 +82,30 @@ fn main() -> ExitCode {
     status
 }
 
-/// Whoever comes from flock(1) writes the command behind the name.
+/// Tips for what those try who come from flock(1) or from other lock services.
 fn advise(error: &mut clap::Error) {
-    let missing = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-    if missing.is_some_and(|missing| missing.contains("<COMMAND>")) {
-        let tip = "two dashes come before the command: palisade lock NAME -- COMMAND";
-        let tips = ContextValue::StyledStrs(vec![tip.into()]);
-        error.insert(ContextKind::Suggested, tips);
+    let of = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let is_lock = std::env::args().any(|argument| argument == "lock");
+    let has_dashes = std::env::args().any(|argument| argument == "--");
+    let no_command = of(ContextKind::InvalidArg).contains("<COMMAND>");
+    let no_dashes = error.kind() == ErrorKind::UnknownArgument && is_lock && !has_dashes;
+    let unlocks = matches!(
+        of(ContextKind::InvalidSubcommand).as_str(),
+        "unlock" | "release"
+    );
+    if error.kind() == ErrorKind::UnknownArgument {
+        // The tip to write dashes before an option that is not known is wrong for every command here.
+        error.remove(ContextKind::Suggested);
     }
+    let tip = if no_command || no_dashes {
+        "two dashes come before the command: palisade lock NAME -- COMMAND"
+    } else if unlocks {
+        "a lock is free when its command ends; `palisade force-release` takes it from a holder"
+    } else {
+        return;
+    };
+    let tips = ContextValue::StyledStrs(vec![tip.into()]);
+    error.insert(ContextKind::Suggested, tips);
 }
 
 fn connect(arguments: &ConnectionArguments) -> Result<Client, String> {

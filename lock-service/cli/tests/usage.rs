@@ -80,6 +80,15 @@ fn every_command_has_a_manual_page() {
 fn wrong_arguments_are_2_and_are_told_what_is_right() {
     let wrong: &[(&[&str], &str)] = &[
         (&["lok", "a"], "'lock'"),
+        (&["unlock", "a"], "palisade force-release"),
+        (
+            &["lock", "a", "sh", "-c", "true"],
+            "palisade lock NAME -- COMMAND",
+        ),
+        (
+            &["lock", "a", "--timeout", "5s", "--", "true"],
+            "unexpected argument '--timeout'",
+        ),
         (
             &["lock", "a", "sleep", "1"],
             "palisade lock NAME -- COMMAND",

@@ -69,6 +69,10 @@ impl AttemptLimit {
     }
 }
 
+/// A repeat with less time than this would most likely fail for want of it, and hide why the attempts
+/// before it failed.
+const SHORTEST_REPEAT: Duration = Duration::from_millis(50);
+
 /// The state of one call over all its attempts.
 pub(crate) struct Call<'a> {
     transport: &'a Transport,
@@ -153,7 +157,8 @@ impl<'a> Call<'a> {
         loop {
             let sent = self.transport.now();
             let remaining = self.end().saturating_since(sent);
-            if remaining.is_zero() {
+            let too_short = remaining < SHORTEST_REPEAT && !self.failures.is_empty();
+            if remaining.is_zero() || too_short {
                 return Err(self.give_up());
             }
             let endpoint = self.transport.pick();

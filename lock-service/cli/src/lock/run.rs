@@ -43,11 +43,17 @@ pub(super) async fn run(
                 .first()
                 .map(|text| text.display().to_string());
             let program = program.unwrap_or_default();
-            let status = match error.kind() {
-                io::ErrorKind::NotFound => exit::NOT_FOUND,
-                _ => exit::CANNOT_EXECUTE,
+            let (status, advice) = match error.kind() {
+                io::ErrorKind::NotFound => (
+                    exit::NOT_FOUND,
+                    ". A line for a shell needs one: sh -c '...'",
+                ),
+                _ => (exit::CANNOT_EXECUTE, ""),
             };
-            return exit::fail(status, format_args!("cannot run {program}: {error}"));
+            return exit::fail(
+                status,
+                format_args!("cannot run {program}: {error}{advice}"),
+            );
         }
     };
     let Some(mut run) = started else {
