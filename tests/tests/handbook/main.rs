@@ -46,6 +46,7 @@ pages! {
     the_quick_start_runs => "docs/quick-start.md",
     the_runbook_runs => "docs/runbook.md",
     the_library_page_runs => "docs/library.md",
+    the_sizing_page_runs => "docs/sizing.md",
     the_deploy_page_runs => "docs/deploying.md",
     the_command_line_page_runs => "docs/cli.md",
     the_sidecar_page_runs => "docs/sidecar.md",
