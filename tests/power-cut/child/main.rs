@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, symlink};
 
 fn main() -> io::Result<()> {
@@ -36,6 +37,7 @@ fn obey(files: &mut HashMap<String, File>, line: &str) -> io::Result<()> {
             .seek(SeekFrom::Start(number(offset)?))
             .map(drop),
         ["set-length", path, length] => open(files, path)?.set_len(number(length)?),
+        ["reserve", path, length] => reserve(open(files, path)?, number(length)?),
         ["truncate", path] => File::create(path).map(drop),
         ["fsync", path] => open(files, path)?.sync_all(),
         ["fdatasync", path] => open(files, path)?.sync_data(),
@@ -71,6 +73,18 @@ fn open<'a>(files: &'a mut HashMap<String, File>, path: &str) -> io::Result<&'a 
     files
         .get_mut(path)
         .ok_or_else(|| io::Error::other("unreachable: it was inserted"))
+}
+
+/// Makes room for so many bytes, behind the end of the file if need be.
+fn reserve(file: &File, length: u64) -> io::Result<()> {
+    let length = length.try_into().map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "the standard library reserves no space")]
+    // SAFETY: takes no pointer.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, length) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn number(word: &str) -> io::Result<u64> {

@@ -1,7 +1,7 @@
 //! The preload library: libc's names for what changes or syncs files, each of which asks
 //! `power_cut::shim` before it makes the system call. Nothing is decided here.
 //!
-//! Only what can change *durable bytes in place* or *sync* is interposed. Appends, creations,
+//! Only what can change *durable bytes in place*, *sync* or *need space* is interposed. Creations,
 //! renames, links and unlinks need not be seen: the cut undoes whatever no sync vouches for.
 
 #![allow(unsafe_code, reason = "it replaces C functions")]
@@ -11,7 +11,7 @@
 )]
 
 use libc::{c_char, c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
-use power_cut::shim::{Span, changing, load, rearranging, syncing, truncating_path};
+use power_cut::shim::{Span, changing, load, rearranging, reserving, syncing, truncating_path};
 use power_cut::sys;
 
 /// The loader calls what is listed in this section before the program starts.
@@ -180,7 +180,7 @@ unsafe fn fallocate_any(fd: c_int, mode: c_int, offset: off_t, length: off_t) ->
     } else if mode & !(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_UNSHARE_RANGE) != 0 {
         rearranging(fd, call)
     } else {
-        call() // makes room, changes nothing
+        reserving(fd, call)
     }
 }
 

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PRELOAD_VARIABLE: &str = "LD_PRELOAD";
+/// Behind the journal's path: the file that is there while the disk is full.
+pub(crate) const FULL_SUFFIX: &str = ".full";
 
 /// What a disk had written of the bytes that were appended to a file and not synced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,6 +89,19 @@ impl Cut {
         let (control, new) = (self.beside(".fsync"), self.beside(".fsync.new"));
         fs::write(&new, fsync.to_string()).map_err(Error::io("writing", &new))?;
         fs::rename(&new, &control).map_err(Error::io("renaming to", &control))
+    }
+
+    /// Has the disk be full, or have space again, for the processes that run and later ones, until
+    /// the next [`apply`](Cut::apply). What that means is in the crate's documentation.
+    ///
+    /// # Errors
+    /// When the file beside the journal cannot be made or removed.
+    pub fn set_full(&self, full: bool) -> Result<()> {
+        let control = self.beside(FULL_SUFFIX);
+        match full {
+            true => fs::write(&control, "").map_err(Error::io("writing", &control)),
+            false => remove_if_there(&control),
+        }
     }
 
     /// Sets the environment in which a command runs under the shim. Its own `LD_PRELOAD`, or else
@@ -180,13 +195,8 @@ impl Cut {
     fn end_journal(&self) -> Result<()> {
         let keep = self.keep();
         fs::remove_dir_all(keep.folder()).map_err(Error::io("removing", keep.folder()))?;
-        let control = self.beside(".fsync");
-        match fs::remove_file(&control) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("removing", &control)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(&self.beside(".fsync"))?;
+        remove_if_there(&self.beside(FULL_SUFFIX))?;
         fs::remove_file(&self.journal).map_err(Error::io("removing", &self.journal))
     }
 
@@ -323,6 +333,15 @@ fn children(directory: &Path) -> Result<Vec<PathBuf>> {
             .collect()
     });
     listed.map_err(Error::io("listing", directory))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("removing", path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn preloaded(command: &Command) -> Option<OsString> {

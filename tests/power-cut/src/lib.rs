@@ -41,6 +41,13 @@
 //! Never taken for durable: `sync_file_range`, `sync`, `syncfs`, `msync`, `O_SYNC`, `O_DSYNC`, and
 //! `RWF_DSYNC`. Programs that rely on those look worse here than they are.
 //!
+//! # A full disk
+//!
+//! While [`Cut::set_full`] says so, calls of libc's write family that would make a file under the
+//! directory longer, and reservations of space for one, fail with `ENOSPC` and change nothing. What
+//! lies within a file's length has its space and can be overwritten. Names can be made, as a disk
+//! runs out of blocks long before it runs out of room in its directories.
+//!
 //! # What this does not model
 //!
 //! * **Most outcomes in between.** A real cut may keep any part of what was not synced: a torn tail

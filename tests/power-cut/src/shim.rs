@@ -2,7 +2,7 @@
 //!
 //! The exported functions (`shim/lib.rs`) only translate arguments; the decisions are here. Nothing
 //! here returns an error to the program that the system call did not return, other than the failing
-//! syncs that were asked for, and nothing here panics into it: when the model cannot go on it gives
+//! syncs and the full disk that were asked for, and nothing here panics into it: when the model cannot go on it gives
 //! up, which means that a line goes to stderr, a record says why, [`Cut::apply`](crate::Cut::apply)
 //! refuses, and no further sync counts.
 //!
@@ -42,15 +42,35 @@ pub fn load() {
     drop(Visit::begin());
 }
 
-/// Runs a call that changes `span` of an open file, after keeping what is durable there.
-pub fn changing<R>(descriptor: RawFd, span: Span, call: impl FnOnce() -> R) -> R {
+/// Runs a call that changes `span` of an open file, after keeping what is durable there. Instead of it
+/// fails, if the disk is full and the file would grow.
+pub fn changing<R: From<i8>>(descriptor: RawFd, span: Span, call: impl FnOnce() -> R) -> R {
     let Some(visit) = Visit::begin() else {
         return call();
     };
+    if visit.attempt(|shim| shim.has_no_space_for(descriptor, span)) == Some(true) {
+        return no_space();
+    }
     let changing = visit
         .attempt(|shim| shim.before_change(descriptor, span))
         .flatten();
     visit.during(call, || drop(changing))
+}
+
+/// Runs a call that reserves space for an open file and changes nothing in it, unless the disk is full.
+pub fn reserving<R: From<i8>>(descriptor: RawFd, call: impl FnOnce() -> R) -> R {
+    let Some(visit) = Visit::begin() else {
+        return call();
+    };
+    if visit.attempt(|shim| shim.is_full_at(descriptor)) == Some(true) {
+        return no_space();
+    }
+    visit.during(call, || ())
+}
+
+fn no_space<R: From<i8>>() -> R {
+    sys::set_errno(libc::ENOSPC);
+    R::from(-1)
 }
 
 /// As [`changing`], for a call that truncates the file at a path to `length_bytes` if it is there.

@@ -157,6 +157,41 @@ fn what_was_synced_stays_and_what_was_appended_since_goes() {
 }
 
 #[test]
+fn a_full_disk_refuses_what_would_grow_until_there_is_space_and_takes_what_has_its_space() {
+    const ENOSPC: &str = "error 28";
+    let mut machine = Machine::boot();
+    machine.run("append log AAAA\n fdatasync log\n fsync-directory .");
+    machine.cut.set_full(true).unwrap();
+    for growing in [
+        "append log BB",
+        "write-at log 3 BB",
+        "append new BB",
+        "reserve log 4096",
+    ] {
+        assert_eq!(machine.say(growing), ENOSPC, "{growing}");
+    }
+    machine.run("write-at log 2 CC\n fdatasync log\n append ../outside DD");
+    assert_eq!(
+        machine.content("log"),
+        some("AACC"),
+        "nothing of it was written"
+    );
+    machine.cut.set_full(false).unwrap();
+    machine.run("append log EE\n fdatasync log\n reserve log 4096");
+    machine.cut_power();
+    assert_eq!(machine.content("log"), some("AACCEE"));
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_program_starts_is_full_for_it_and_a_cut_empties_it() {
+    let mut machine = Machine::boot();
+    machine.cut.set_full(true).unwrap();
+    assert_eq!(machine.say("append new AAAA"), "error 28");
+    machine.cut_power();
+    machine.run("append new AAAA");
+}
+
+#[test]
 fn a_file_whose_name_was_never_synced_vanishes_although_it_was_synced() {
     let mut machine = Machine::boot();
     machine.run("append new AAAA\n fsync new");

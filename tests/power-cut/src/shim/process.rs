@@ -34,6 +34,7 @@ pub(super) struct Shim {
     pub(super) gave_up: AtomicBool,
     pub(super) fsync: Fsync,
     pub(super) fsync_file: PathBuf,
+    full_file: PathBuf,
     pub(super) syncs: AtomicU64,
 }
 
@@ -93,6 +94,7 @@ impl Shim {
             keeping: Mutex::new(()),
             fsync,
             fsync_file: cut::with_suffix(journal_path, ".fsync"),
+            full_file: cut::with_suffix(journal_path, cut::FULL_SUFFIX),
             syncs: AtomicU64::new(0),
         })
     }
@@ -162,6 +164,37 @@ impl Shim {
             self.keep_bytes(file, start, end.min(protected));
         }
         Some(state)
+    }
+
+    /// Whether an open file is one of ours and the disk is full.
+    pub(super) fn is_full_at(&self, descriptor: RawFd) -> bool {
+        self.regular_file(descriptor).is_some()
+            && self.full_file.exists()
+            && self.lies_below(descriptor)
+    }
+
+    /// Whether the disk is full and a change of `span` would make the file longer.
+    pub(super) fn has_no_space_for(&self, descriptor: RawFd, span: Span) -> bool {
+        if !self.is_full_at(descriptor) {
+            return false;
+        }
+        let length_bytes = sys::fstat(descriptor).map_or(0, |stat| stat.size_bytes);
+        match span {
+            Span::Here(0) | Span::At(_, 0) | Span::From(_) => false,
+            Span::Here(count) => {
+                let start = sys::cursor(descriptor).unwrap_or(length_bytes);
+                start.saturating_add(count) > length_bytes
+            }
+            Span::At(start, count) => start.saturating_add(count) > length_bytes,
+        }
+    }
+
+    /// Whether what a descriptor refers to is under the directory, or was before it was unlinked.
+    pub(super) fn lies_below(&self, descriptor: RawFd) -> bool {
+        // The path of what was unlinked ends in ` (deleted)`, which does not matter here.
+        let path = fs::read_link(descriptor_path(descriptor));
+        self.or_give_up("resolving a descriptor (is /proc mounted?)", path)
+            .is_some_and(|path| path.starts_with(&self.directory))
     }
 
     fn keep_bytes(&self, file: Inode, start: u64, end: u64) {

@@ -103,13 +103,7 @@ impl Shim {
             Target::File(file) => self.shared().files.contains_key(file),
             Target::Directory(directory) => self.shared().directories.contains_key(directory),
         };
-        // The path of what was unlinked ends in ` (deleted)`, which does not matter here.
-        let below = || {
-            let path = fs::read_link(descriptor_path(descriptor));
-            self.or_give_up("resolving a descriptor (is /proc mounted?)", path)
-                .is_some_and(|path| path.starts_with(&self.directory))
-        };
-        (known || below()).then_some(target)
+        (known || self.lies_below(descriptor)).then_some(target)
     }
 
     /// None if the file has no name any more, so that nothing of it can survive.
