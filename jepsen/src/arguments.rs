@@ -8,6 +8,8 @@ use jepsen_checker::FailMeaning;
 use jepsen_checker::format::Format;
 use jepsen_checker::models::AnyModel;
 
+use crate::cluster::Backend;
+
 /// Breaks real clusters, and judges recorded histories of concurrent systems.
 #[derive(Debug, Parser)]
 #[command(name = "palisade-jepsen", version, arg_required_else_help = true)]
@@ -84,6 +86,10 @@ pub(crate) struct RunArguments {
     /// What is tested: palisade, etcd or redis
     #[arg(long, value_name = "SYSTEM", default_value = "palisade")]
     pub(crate) system: String,
+
+    /// What carries the links between nodes and from clients; see `list`
+    #[arg(long, value_name = "BACKEND", default_value = "processes")]
+    pub(crate) backend: Backend,
 
     /// The system's binary [default: palisaded beside this program; others as the system installs them]
     #[arg(long, value_name = "PATH")]

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::cluster::{Backend, isolate, probe_namespaces};
 use crate::nemesis::Fault;
 use crate::workload::{MIXED, Workload};
 use crate::{exit, output, system};
@@ -35,7 +36,19 @@ fn print(out: &mut dyn Write) -> io::Result<()> {
             group = fault.group();
             writeln!(out, "  {group}")?;
         }
-        writeln!(out, "    {:24} {}", fault.name(), fault.description())?;
+        let only = fault.treatment().and_then(|treatment| {
+            let lacking = Backend::ALL
+                .iter()
+                .find(|backend| backend.lacks(treatment).is_some());
+            lacking.map(|backend| format!(" (not with {})", backend.name()))
+        });
+        writeln!(
+            out,
+            "    {:24} {}{}",
+            fault.name(),
+            fault.description(),
+            only.unwrap_or_default()
+        )?;
     }
     writeln!(out, "\nsystems (--system)")?;
     for name in system::NAMES {
@@ -43,5 +56,27 @@ fn print(out: &mut dyn Write) -> io::Result<()> {
         let words = found.unwrap_or_else(|why| format!("not here: {why}"));
         writeln!(out, "  {name:24} {words}")?;
     }
+    // The last, as this process is in another namespace from here on.
+    writeln!(out, "\nbackends (--backend)")?;
+    for backend in Backend::ALL {
+        let words = match backend {
+            Backend::Processes => Ok("a TCP proxy on every link".to_owned()),
+            Backend::Namespaces => namespaces(),
+        };
+        let words = words.unwrap_or_else(|why| format!("not here: {why}"));
+        writeln!(out, "  {:24} {words}", backend.name())?;
+    }
     Ok(())
+}
+
+/// What network namespaces can do here.
+fn namespaces() -> Result<String, String> {
+    isolate()?;
+    let mut words = "a network namespace for each node, and nftables".to_owned();
+    for (treatment, why) in probe_namespaces()? {
+        let mut faults = Fault::ALL.iter();
+        let fault = faults.find(|fault| fault.treatment() == Some(treatment));
+        words += &format!("; not {}: {why}", fault.map_or("", |fault| fault.name()));
+    }
+    Ok(words)
 }

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::cluster::{Cluster, Sampler, find_faketime, find_shim};
+use crate::cluster::{
+    Backend, Cluster, Sampler, find_faketime, find_shim, isolate, probe_namespaces,
+};
 use crate::exit;
 use crate::judge::{Applied, LockHistory, Plan, RECOVERY_WITHIN, judge};
 use crate::nemesis::{self, Fault, Library, Nemesis};
@@ -42,6 +44,13 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
 /// Runs, judges, tells; the exit status.
 pub(crate) fn run(arguments: &RunArguments) -> u8 {
+    // Before there is any other thread.
+    if arguments.backend == Backend::Namespaces
+        && let Err(why) = isolate()
+    {
+        eprint_line(&why);
+        return exit::UNUSABLE;
+    }
     // One thread: children end with the thread that started them, and one observer orders the history.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -87,8 +96,16 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
             arguments.nodes
         ));
     }
+    let untreatable = match arguments.backend {
+        Backend::Processes => Vec::new(),
+        Backend::Namespaces => probe_namespaces()?,
+    };
     let mut faults = Vec::new();
     for fault in nemesis::select(&arguments.nemesis)? {
+        if let Some(why) = fault.untreatable(arguments.backend, &untreatable) {
+            left_out.push(format!("{}: {why}", fault.name()));
+            continue;
+        }
         let lacks = |need| !system.abilities().contains(need);
         let lacks = fault.needs().iter().find(|need| lacks(need));
         let library = match fault.preload() {
@@ -172,6 +189,8 @@ fn command(arguments: &RunArguments, prepared: &Prepared) -> String {
         arguments.workload.clone(),
         "--nemesis".to_owned(),
         arguments.nemesis.join(","),
+        "--backend".to_owned(),
+        arguments.backend.name().to_owned(),
         "--nodes".to_owned(),
         arguments.nodes.to_string(),
         "--clients".to_owned(),
@@ -217,12 +236,13 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
     let mut cluster = Cluster::plan(
         prepared.system.clone(),
         &directory,
+        arguments.backend,
         prepared.nodes,
         spares,
         prepared.clients,
         prepared.seed,
     )
-    .map_err(files)?;
+    .await?;
     let needs = |library| {
         let mut faults = prepared.faults.iter();
         faults.any(|fault| fault.preload() == Some(library))
@@ -240,7 +260,7 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         binary: prepared.system.binary().display().to_string(),
         workload: arguments.workload.clone(),
         nemeses: arguments.nemesis.clone(),
-        backend: "processes".to_owned(),
+        backend: arguments.backend.name().to_owned(),
         nodes: cluster
             .nodes
             .iter()

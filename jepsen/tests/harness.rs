@@ -248,7 +248,119 @@ fn a_build_without_planted_bugs_is_no_test_of_the_harness() {
 fn the_list_names_workloads_faults_and_systems() {
     let output = jepsen().arg("list").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for name in ["fenced-counter", "partition-leader", "palisade", "redis"] {
+    for name in [
+        "fenced-counter",
+        "partition-leader",
+        "palisade",
+        "redis",
+        "namespaces",
+    ] {
         assert!(text.contains(name), "{text}");
     }
+}
+
+/// Why there is no network namespace to be had here.
+fn no_namespaces() -> Option<String> {
+    let output = jepsen().arg("list").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let backends = text.split("backends (--backend)").nth(1).expect("backends");
+    let line = backends.lines().find(|line| line.contains("namespaces"));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    line.contains("not here").then(|| line.trim().to_owned())
+}
+
+#[test]
+fn packets_dropped_between_namespaces_break_nothing_and_are_counted() {
+    if let Some(why) = no_namespaces() {
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let run = Run::of(
+        "--backend namespaces --workload mixed --nemesis partition-leader,links-lossy,links-reset \
+         --nodes 3 --time 20s --rate 120 --seed 11",
+    );
+    assert_eq!(run.status(), 0, "{}", run.words());
+    let description = run.json("run.json");
+    assert_eq!(description["backend"], "namespaces");
+    let command = description["command"].as_str().unwrap();
+    assert!(command.contains("--backend namespaces"), "{command}");
+    let faults = std::fs::read_to_string(run.folder.path().join("nemesis.jsonl")).unwrap();
+    for line in faults.lines() {
+        let fault: Value = serde_json::from_str(line).unwrap();
+        let reason = fault["reason"].as_str().unwrap_or_default();
+        assert!(reason.ends_with("packets met it"), "{line}");
+    }
+}
+
+#[test]
+fn a_fault_that_a_backend_cannot_bring_about_is_left_out_and_makes_the_run_unknown() {
+    let run = Run::of("--nemesis links-lossy --nodes 3 --time 5s --seed 1");
+    assert_eq!(run.status(), 2, "{}", run.words());
+    let left_out = run.json("run.json")["left_out"].to_string();
+    assert!(left_out.contains("links-lossy"), "{left_out}");
+}
+
+/// Processes whose command line names this folder, and their network namespaces.
+fn processes_of(folder: &Path) -> Vec<(u32, PathBuf)> {
+    let folder = folder.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_str().unwrap_or_default().parse() else {
+            continue;
+        };
+        // Processes end while they are looked at.
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(folder)
+            && let Ok(namespace) = std::fs::read_link(entry.path().join("ns/net"))
+        {
+            found.push((pid, namespace));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_harness_that_is_killed_leaves_neither_nodes_nor_namespaces() {
+    if let Some(why) = no_namespaces() {
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let folder = tempfile::Builder::new()
+        .prefix("palisade-jepsen-test-")
+        .tempdir()
+        .unwrap();
+    let mut harness = jepsen()
+        .args("run --backend namespaces --nodes 3 --time 300s --seed 3".split(' '))
+        .arg("--binary")
+        .arg(palisaded())
+        .arg("--out")
+        .arg(folder.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let until = |count: usize| loop {
+        let found = processes_of(folder.path());
+        if found.len() == count {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "{found:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    // The harness and three nodes, in four namespaces that are not this one.
+    let found = until(4);
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let mut namespaces: Vec<&PathBuf> = found.iter().map(|(_, namespace)| namespace).collect();
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    assert!(
+        namespaces.len() == 4 && !namespaces.contains(&&own),
+        "{found:?}"
+    );
+    harness.kill().unwrap();
+    harness.wait().unwrap();
+    until(0);
+    // Nothing of it was ever here.
+    let devices = std::fs::read_to_string("/proc/self/net/dev").unwrap();
+    assert!(!devices.contains("router:"), "{devices}");
 }

@@ -2,11 +2,12 @@
 //! faults by name and records nothing; it does what it is told and says whether that worked.
 
 mod dialers;
-mod network;
+mod links;
+mod namespaces;
 mod preload;
 mod process;
+mod proxies;
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,14 +16,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use network::free_ports;
-pub(crate) use network::{End, Network, Rule};
+pub(crate) use links::{Backend, End, Network, Rule, Treatment};
+pub(crate) use namespaces::{isolate, probe as probe_namespaces};
 use preload::Preload;
 pub(crate) use preload::{find_faketime, find_shim};
 pub(crate) use process::Process;
 
 use crate::run_directory::{ClusterSample, NodeSample, RunDirectory};
-use crate::system::{NodePlan, Origin, System};
+use crate::system::{ClientLinks, NodePlan, Origin, System};
 
 /// How long a cluster may take until every node serves.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) plan: NodePlan,
     origin: Origin,
     log: std::path::PathBuf,
+    /// How long its log was when it was started last, in bytes.
+    logged_before: u64,
     process: Option<Process>,
     /// What is loaded into it.
     pub(crate) preload: Preload,
@@ -71,81 +74,59 @@ pub(crate) struct Cluster {
     /// Numbers of the nodes that are members.
     pub(crate) members: Vec<usize>,
     /// The links.
-    pub(crate) network: Arc<Network>,
+    pub(crate) network: Network,
     /// What runs on the nodes.
     pub(crate) system: Arc<dyn System>,
-    /// By client and node: where the client dials.
-    client_links: Vec<Vec<SocketAddr>>,
+    /// By client.
+    client_links: Vec<ClientLinks>,
     /// What each process does, for those who look on.
     states: Arc<Mutex<Vec<ProcessState>>>,
 }
 
 impl Cluster {
     /// Lays out nodes, spare ones, and clients' links, and starts nothing.
-    pub(crate) fn plan(
+    pub(crate) async fn plan(
         system: Arc<dyn System>,
         directory: &RunDirectory,
+        backend: Backend,
         members: usize,
         spares: usize,
         clients: usize,
         seed: u64,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, String> {
         let count = members + spares;
-        let ports = free_ports(count * 3 + count * clients)?;
-        let mut ports = ports
-            .into_iter()
-            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let mut next = || {
-            ports
-                .next()
-                .ok_or_else(|| io::Error::other("too few ports"))
-        };
-        let network = Arc::new(Network::new(seed));
+        let (network, layout) = Network::build(backend, count, clients, seed).await?;
+        let peers: Vec<SocketAddr> = layout.nodes[..members]
+            .iter()
+            .map(|node| node.advertised_peer)
+            .collect();
         let mut nodes = Vec::with_capacity(count);
-        for number in 0..count {
+        for (number, addresses) in layout.nodes.iter().enumerate() {
             let name = format!("n{}", number + 1);
             let folder = directory.node(&name);
-            std::fs::create_dir_all(&folder)?;
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| format!("{}: {error}", folder.display()))?;
             let plan = NodePlan {
-                number,
-                client: next()?,
-                peer: next()?,
-                advertised_peer: next()?,
+                client: addresses.client,
+                peer: addresses.peer,
+                advertised_peer: addresses.advertised_peer,
                 data: folder.join("data"),
                 applied: folder.join("applied.jsonl"),
                 name,
             };
-            network.link(None, number, plan.advertised_peer, plan.peer);
+            let origin = match number < members {
+                true => Origin::Founds(peers.clone()),
+                false => Origin::Joins(peers.clone()),
+            };
             nodes.push(Node {
                 plan,
-                origin: Origin::Joins(Vec::new()),
+                origin,
                 log: folder.join("log"),
+                logged_before: 0,
                 process: None,
                 preload: Preload::default(),
                 may_end: false,
             });
-        }
-        let peers: Vec<SocketAddr> = nodes[..members]
-            .iter()
-            .map(|node| node.plan.advertised_peer)
-            .collect();
-        for (number, node) in nodes.iter_mut().enumerate() {
-            node.origin = if number < members {
-                Origin::Founds(peers.clone())
-            } else {
-                Origin::Joins(peers.clone())
-            };
-        }
-        let mut client_links = Vec::with_capacity(clients);
-        for client in 0..clients {
-            let mut links = Vec::with_capacity(count);
-            for node in &nodes {
-                let listen = next()?;
-                let end = Some(End::Client(client));
-                network.link(end, node.plan.number, listen, node.plan.client);
-                links.push(listen);
-            }
-            client_links.push(links);
         }
         Ok(Cluster {
             states: Arc::new(Mutex::new(vec![ProcessState::Down; nodes.len()])),
@@ -153,7 +134,7 @@ impl Cluster {
             members: (0..members).collect(),
             network,
             system,
-            client_links,
+            client_links: layout.clients,
         })
     }
 
@@ -169,8 +150,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Where a client dials each node.
-    pub(crate) fn links_of(&self, client: usize) -> Vec<SocketAddr> {
+    /// A client's way to each node.
+    pub(crate) fn links_of(&self, client: usize) -> ClientLinks {
         self.client_links.get(client).cloned().unwrap_or_default()
     }
 
@@ -211,6 +192,8 @@ impl Cluster {
         let node = &mut self.nodes[number];
         let mut command = system.command(&node.plan, &node.origin);
         node.preload.prepare(&mut command)?;
+        self.network.enter(number, &mut command);
+        node.logged_before = std::fs::metadata(&node.log).map_or(0, |log| log.len());
         let process = Process::start(&mut command, &node.log)
             .map_err(|error| format!("{} cannot be started: {error}", node.plan.name))?;
         self.network.node_is_up(number, Some(process.pid()));
@@ -237,7 +220,9 @@ impl Cluster {
     /// SIGKILL.
     pub(crate) fn kill(&mut self, number: usize) -> Result<(), String> {
         let process = self.take(number)?;
+        let pid = process.pid();
         process.kill().map_err(|error| error.to_string())?;
+        self.nodes[number].preload.forget(pid);
         Ok(())
     }
 
@@ -245,10 +230,10 @@ impl Cluster {
     pub(crate) async fn terminate(&mut self, number: usize) -> Result<(), String> {
         let name = self.name(number);
         let process = self.take(number)?;
-        let status = process
-            .terminate(TERMINATE_LIMIT)
-            .await
-            .map_err(|error| format!("{name}: {error}"))?;
+        let pid = process.pid();
+        let ended = process.terminate(TERMINATE_LIMIT).await;
+        self.nodes[number].preload.forget(pid);
+        let status = ended.map_err(|error| format!("{name}: {error}"))?;
         // Some programs end by the signal itself.
         if status.success() || status.signal() == Some(nix::libc::SIGTERM) {
             Ok(())
@@ -286,7 +271,9 @@ impl Cluster {
             let node = &mut self.nodes[number];
             let ended = node.process.as_mut().map(Process::ended);
             if let Some(Ok(Some(status))) = ended {
-                node.process = None;
+                if let Some(process) = node.process.take() {
+                    node.preload.forget(process.pid());
+                }
                 self.network.node_is_up(number, None);
                 self.publish(number);
                 if !self.nodes[number].may_end {
@@ -339,6 +326,15 @@ impl Cluster {
     /// The last line of a node's log.
     pub(crate) fn last_words(&self, number: usize) -> String {
         last_line(&self.nodes[number].log)
+    }
+
+    /// Whether a node's process said this since it was started.
+    pub(crate) fn log_says(&self, number: usize, words: &str) -> bool {
+        let node = &self.nodes[number];
+        let log = std::fs::read(&node.log).unwrap_or_default();
+        let said = usize::try_from(node.logged_before).unwrap_or(usize::MAX);
+        let said = log.get(said..).unwrap_or_default();
+        String::from_utf8_lossy(said).contains(words)
     }
 
     /// Lines of nodes' logs that say that a program panicked.

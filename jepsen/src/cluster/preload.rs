@@ -36,6 +36,8 @@ pub(crate) fn find_faketime() -> Result<PathBuf, String> {
 pub(crate) struct Preload {
     cut: Option<Cut>,
     faketime: Option<(PathBuf, PathBuf)>,
+    /// How fast its clocks run from its next start on.
+    rate: Option<f64>,
 }
 
 impl Preload {
@@ -58,18 +60,27 @@ impl Preload {
             }
             None => None,
         };
-        Ok(Preload { cut, faketime })
+        Ok(Preload {
+            cut,
+            faketime,
+            rate: None,
+        })
     }
 
     /// Sets the environment of a start.
     pub(crate) fn prepare(&self, command: &mut Command) -> Result<(), String> {
         if let Some((library, file)) = &self.faketime {
-            command
-                .env("LD_PRELOAD", library)
-                .env("FAKETIME_TIMESTAMP_FILE", file)
-                .env("FAKETIME_CACHE_DURATION", "1")
+            command.env("LD_PRELOAD", library);
+            match self.rate {
                 // Jumps of the wall clock alone: DESIGN section 6.
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+                None => command
+                    .env("FAKETIME_TIMESTAMP_FILE", file)
+                    .env("FAKETIME_CACHE_DURATION", "1")
+                    .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+                // All clocks, and waits by them. It counts from the start of the process: set later, it
+                // would be a jump, and monotonic clocks do not jump.
+                Some(rate) => command.env("FAKETIME", format!("+0 x{rate:.4}")),
+            };
         }
         match &self.cut {
             Some(cut) => cut.env_for(command).map_err(|error| error.to_string()),
@@ -81,6 +92,33 @@ impl Preload {
     pub(crate) fn jump(&self, seconds: i64) -> Result<(), String> {
         let (_, file) = self.faketime.as_ref().ok_or("no clock was prepared")?;
         std::fs::write(file, format!("{seconds:+}")).map_err(|error| error.to_string())
+    }
+
+    /// All clocks run so much faster than real time from the next start on; or as they should.
+    pub(crate) fn set_rate(&mut self, rate: Option<f64>) {
+        self.rate = rate;
+    }
+
+    /// Whether its clocks do not run as they should.
+    pub(crate) fn has_rate(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// Removes what libfaketime leaves in shared memory of a process that was killed: the next process of
+    /// this id would be told its time.
+    pub(super) fn forget(&self, pid: u32) {
+        if self.faketime.is_some() {
+            for name in ["faketime_shm", "sem.faketime_sem"] {
+                // One that ended by itself has removed it.
+                let _ = std::fs::remove_file(format!("/dev/shm/{name}_{pid}"));
+            }
+        }
+    }
+
+    /// The disk is full, or has space again.
+    pub(crate) fn set_full(&self, full: bool) -> Result<(), String> {
+        let cut = self.cut.as_ref().ok_or("no disk was prepared")?;
+        cut.set_full(full).map_err(|error| error.to_string())
     }
 
     /// Syncs take this much longer, fail, or are honest again.
@@ -104,5 +142,61 @@ impl Preload {
         });
         let report = report.map_err(|error| error.to_string())?;
         Ok(format!("{} files changed", report.changes.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// The kernel's own count of seconds, which no library changes.
+    fn uptime_s() -> f64 {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds = text.split_whitespace().next().unwrap();
+        seconds.parse().unwrap()
+    }
+
+    #[test]
+    #[ignore = "it is the process that the next test starts"]
+    fn tells_how_fast_its_monotonic_clock_runs() {
+        let (began, real) = (Instant::now(), uptime_s());
+        while uptime_s() - real < 0.5 {
+            std::thread::yield_now();
+        }
+        let rate = began.elapsed().as_secs_f64() / (uptime_s() - real);
+        println!("runs at {rate}");
+    }
+
+    #[test]
+    fn a_rate_moves_the_monotonic_clock_of_the_next_start_and_its_end_mends_it() {
+        let library = match find_faketime() {
+            Ok(library) => library,
+            Err(why) => {
+                eprintln!("SKIPPED: {why}");
+                return;
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut preload = Preload::new(&folder.path().join("data"), false, Some(&library)).unwrap();
+        let run = |preload: &Preload| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--ignored", "--nocapture", "tells_how_fast_its_monotonic"]);
+            preload.prepare(&mut command).unwrap();
+            let output = command.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let rate = text.split("runs at ").nth(1).expect(&text);
+            let rate = rate.split_whitespace().next().unwrap();
+            rate.parse::<f64>().unwrap()
+        };
+        // The uptime has two digits behind the point, of half a second.
+        let ran_at = |rate: f64, wanted: f64| assert!((rate / wanted - 1.0).abs() < 0.1, "{rate}");
+        preload.set_rate(Some(2.0));
+        ran_at(run(&preload), 2.0);
+        preload.set_rate(Some(0.5));
+        ran_at(run(&preload), 0.5);
+        preload.set_rate(None);
+        ran_at(run(&preload), 1.0);
     }
 }

@@ -103,6 +103,7 @@ pub(crate) fn judge(
     let patient = without_impatient(history)?;
     checks.push(counted(&patient, &recovery(&patient, RECOVERY)));
     checks.push(coverage_check(plan, history, faults));
+    without_clocks(&mut checks, faults);
     let (verdict, why) = sum(&checks);
     let results = Results {
         verdict,
@@ -113,6 +114,23 @@ pub(crate) fn judge(
         judged_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     Ok(Judged { results, locks })
+}
+
+/// Where clocks ran wilder than leases are promised for, what rests on time does not count.
+fn without_clocks(checks: &mut [CheckResult], faults: &[FaultRecord]) {
+    const BY_TIME: [&str; 4] = [
+        "linearizability",
+        "log witness",
+        "early expiry",
+        "holder overlap",
+    ];
+    let drifted = faults.iter().any(|fault| {
+        fault.fault == Fault::ClockDrift.name() && fault.outcome != FaultOutcome::Skipped
+    });
+    let by_time = |check: &&mut CheckResult| BY_TIME.contains(&&*check.check);
+    for check in checks.iter_mut().filter(|_| drifted).filter(by_time) {
+        check.counts = false;
+    }
 }
 
 /// Invalid if any check that counts is, else unknown if any is.

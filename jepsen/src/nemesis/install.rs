@@ -38,7 +38,7 @@ pub(super) struct Begun {
 }
 
 /// What mends it.
-enum Mend {
+pub(super) enum Mend {
     /// Nothing: it is over.
     Nothing,
     /// All links pass.
@@ -51,12 +51,26 @@ enum Mend {
     Clients(Vec<usize>),
     /// Their clocks are right.
     Clocks(Vec<usize>),
+    /// They come back with clocks that run as they should.
+    Rates(Vec<usize>),
+    /// Their disks have space; those that stopped are started.
+    FullDisks(Vec<usize>),
     /// Their syncs are honest.
     Syncs(Vec<usize>),
     /// It lost power after its syncs failed; it is started.
     FailedDisk(usize),
     /// The task is ended.
     Task(tokio::task::JoinHandle<()>),
+}
+
+/// What a fault was seen to do.
+pub(super) enum Seen {
+    /// Nobody looked.
+    Untold,
+    /// Something, in words.
+    Effect(String),
+    /// Nothing, in words: perhaps it never was.
+    Nothing(String),
 }
 
 /// What a fault is done to.
@@ -78,7 +92,7 @@ impl Begun {
 }
 
 /// A fault either is in effect, or why not.
-type Result<T> = std::result::Result<T, String>;
+pub(super) type Result<T> = std::result::Result<T, String>;
 
 impl<'r> Environment<'r> {
     pub(super) fn new(cluster: &'r mut Cluster, shared: &'r Shared) -> Self {
@@ -94,9 +108,10 @@ impl<'r> Environment<'r> {
             | Fault::PartitionOneWay
             | Fault::PartitionBridge => self.partition(fault, rng).await,
             Fault::LinksDelayed
+            | Fault::LinksLossy
             | Fault::LinksReset
             | Fault::LinksHalfOpen
-            | Fault::LinksClients => self.links(fault, rng),
+            | Fault::LinksClients => self.links(fault, rng).await,
             Fault::KillOne | Fault::KillLeader | Fault::KillMinority | Fault::KillAll => {
                 self.kill(fault, rng).await
             }
@@ -110,6 +125,8 @@ impl<'r> Environment<'r> {
             Fault::ReplaceMember => self.replace_member(rng).await,
             Fault::SnapshotStorm => self.snapshot_storm(),
             Fault::ClockJump => self.clock_jump(rng),
+            Fault::ClockRate | Fault::ClockDrift => self.clock_rate(fault, rng).await,
+            Fault::DiskFull => self.disk_full(rng),
             Fault::PowerCutOne | Fault::PowerCutAll => self.power_cut(fault, rng).await,
             Fault::FsyncSlow => self.fsync_slow(rng),
             Fault::FsyncFails => self.fsync_fails(rng).await,
@@ -118,7 +135,7 @@ impl<'r> Environment<'r> {
         begun.unwrap_or_else(Begun::skipped)
     }
 
-    fn installed(&self, target: String, nodes: &[usize], mend: Mend) -> Begun {
+    pub(super) fn installed(&self, target: String, nodes: &[usize], mend: Mend) -> Begun {
         Begun {
             target,
             nodes: nodes.iter().map(|node| self.cluster.name(*node)).collect(),
@@ -217,10 +234,11 @@ impl<'r> Environment<'r> {
                 (target, bridge.to_vec())
             }
         };
+        self.cluster.network.apply().await?;
         Ok(self.installed(target, &nodes, Mend::Links))
     }
 
-    fn links(&mut self, fault: Fault, rng: &mut StdRng) -> Result<Begun> {
+    async fn links(&mut self, fault: Fault, rng: &mut StdRng) -> Result<Begun> {
         let members = self.members(1, rng)?;
         let some = &members[..members.len().div_ceil(2)];
         let network = &self.cluster.network;
@@ -243,6 +261,12 @@ impl<'r> Environment<'r> {
                 let jitter = Duration::from_millis(rng.random_range(0..100));
                 pairs(&|from, to| network.set(from, to, Rule::Delay { least, jitter }));
                 let target = format!("all links, by {least:?} and up to {jitter:?} more");
+                (target, members.clone())
+            }
+            Fault::LinksLossy => {
+                let percent = rng.random_range(2..=20);
+                pairs(&|from, to| network.set(from, to, Rule::Loss { percent }));
+                let target = format!("all links, {percent} of 100 packets");
                 (target, members.clone())
             }
             Fault::LinksReset | Fault::LinksHalfOpen => {
@@ -272,11 +296,16 @@ impl<'r> Environment<'r> {
                 (target, some.to_vec())
             }
         };
+        network.apply().await?;
         Ok(self.installed(target, &nodes, Mend::Links))
     }
 
     /// Running members for a fault of processes, and how the leader is told of in words.
-    async fn victims(&self, fault: Fault, rng: &mut StdRng) -> Result<(Vec<usize>, &'static str)> {
+    pub(super) async fn victims(
+        &self,
+        fault: Fault,
+        rng: &mut StdRng,
+    ) -> Result<(Vec<usize>, &'static str)> {
         let mut running = self.cluster.running();
         running.shuffle(rng);
         let minority = ((self.cluster.members.len() - 1) / 2).max(1);
@@ -462,7 +491,11 @@ impl<'r> Environment<'r> {
     }
 
     fn clock_jump(&mut self, rng: &mut StdRng) -> Result<Begun> {
-        let nodes = self.members(1, rng)?;
+        let mut nodes = self.members(1, rng)?;
+        nodes.retain(|node| !self.cluster.nodes[*node].preload.has_rate());
+        if nodes.is_empty() {
+            return Err("the clocks of all nodes run too fast or too slow".to_owned());
+        }
         let mut words = Vec::new();
         for node in &nodes {
             let most = 10i64.pow(rng.random_range(0..6)).min(86_400);
@@ -558,13 +591,23 @@ impl<'r> Environment<'r> {
         Ok(begun)
     }
 
-    pub(super) async fn heal(&mut self, begun: Begun) -> Result<()> {
+    /// Mends it, and says what it was seen to do.
+    pub(super) async fn heal(&mut self, begun: Begun) -> Result<Seen> {
         match begun.mend {
-            Mend::Nothing => Ok(()),
-            Mend::Links => {
-                self.cluster.network.heal_all();
-                Ok(())
-            }
+            Mend::Links => Ok(match self.cluster.network.heal_all().await? {
+                None => Seen::Untold,
+                Some(0) => Seen::Nothing("no packet met it".to_owned()),
+                Some(packets) => Seen::Effect(format!("{packets} packets met it")),
+            }),
+            Mend::Rates(nodes) => self.mend_rates(nodes).await,
+            Mend::FullDisks(nodes) => self.mend_full_disks(&nodes),
+            mend => self.mend(mend).map(|()| Seen::Untold),
+        }
+    }
+
+    fn mend(&mut self, mend: Mend) -> Result<()> {
+        match mend {
+            Mend::Nothing | Mend::Links | Mend::Rates(_) | Mend::FullDisks(_) => Ok(()),
             Mend::Start(nodes) => {
                 for node in nodes {
                     self.cluster.start(node)?;
@@ -599,11 +642,12 @@ impl<'r> Environment<'r> {
 
     /// Mends whatever can be broken, and waits until every member serves.
     pub(super) async fn heal_all(&mut self, limit: Duration) -> Result<()> {
-        self.cluster.network.heal_all();
+        self.cluster.network.heal_all().await?;
         for client in 0..self.shared.gates.len() {
             self.shared.gates.pause(client, false);
         }
         for node in self.cluster.members.clone() {
+            self.cluster.nodes[node].preload.set_rate(None);
             match self.cluster.state(node) {
                 ProcessState::Running => {}
                 ProcessState::Paused => self.cluster.resume(node)?,

@@ -2,8 +2,10 @@
 //! long is drawn from the seed; whom a fault of the leader meets is found out when it begins. Every
 //! fault is recorded with what became of it, and everything is healed at the end.
 
+mod clocks;
 mod fault;
 mod flip;
+mod full_disk;
 mod install;
 
 use std::collections::VecDeque;
@@ -16,7 +18,7 @@ use tokio::time::Instant;
 
 use fault::Class;
 pub(crate) use fault::{Fault, Library, select};
-use install::{Begun, Environment};
+use install::{Begun, Environment, Seen};
 
 use crate::cluster::Cluster;
 use crate::recorder::Recorder;
@@ -190,14 +192,23 @@ impl<'r> Nemesis<'r> {
         let Active {
             mut record, begun, ..
         } = active;
-        if let Err(why) = self.environment.heal(begun).await {
-            record.outcome = FaultOutcome::Indeterminate;
-            record.reason = Some(format!("it could not be healed: {why}"));
+        match self.environment.heal(begun).await {
+            Ok(Seen::Untold) => {}
+            Ok(Seen::Effect(words)) => record.reason = Some(words),
+            Ok(Seen::Nothing(words)) => {
+                record.outcome = FaultOutcome::Indeterminate;
+                record.reason = Some(words);
+            }
+            Err(why) => {
+                record.outcome = FaultOutcome::Indeterminate;
+                record.reason = Some(format!("it could not be healed: {why}"));
+            }
         }
         record.end_ns = self.recorder.now_ns();
         let function = format!("heal-{}", record.fault);
-        self.recorder
-            .nemesis(&function, &record.target, record.reason.as_deref());
+        let error = record.reason.as_deref();
+        let error = error.filter(|_| record.outcome != FaultOutcome::Installed);
+        self.recorder.nemesis(&function, &record.target, error);
         self.note(record);
     }
 

@@ -13,10 +13,10 @@ use futures::future::BoxFuture;
 use jepsen_checker::lock_checks::TokenScope;
 use serde_json::{Value as Json, json};
 
-use super::palisade::{describe, http_client};
+use super::palisade::{describe, http_client, http_client_from};
 use super::{
-    Ability, Action, Answer, Call, Client, Ending, Feature, Lease, NodePlan, Origin, Reply, System,
-    find_program, version_line,
+    Ability, Action, Answer, Call, Client, ClientLinks, Ending, Feature, Lease, NodePlan, Origin,
+    Reply, System, find_program, version_line,
 };
 use crate::run_directory::NodeSample;
 
@@ -125,10 +125,10 @@ impl System for Etcd {
         })
     }
 
-    fn client(&self, addresses: Vec<SocketAddr>) -> Result<Box<dyn Client>, String> {
+    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String> {
         Ok(Box::new(EtcdClient {
-            addresses,
-            http: http_client(Duration::from_secs(90))?,
+            http: http_client_from(links.from, Duration::from_secs(90))?,
+            addresses: links.nodes,
         }))
     }
 

@@ -10,7 +10,7 @@ mod palisade;
 mod redis;
 mod server_sent;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -251,6 +251,8 @@ pub(crate) enum Ability {
     Membership,
     /// Snapshots can be asked for.
     Snapshot,
+    /// It reads its clocks by the C library, so that a library can tell it another time.
+    LibcClocks,
     /// It survives power cuts, stops when a sync fails, and refuses damaged data.
     Durable,
 }
@@ -258,8 +260,6 @@ pub(crate) enum Ability {
 /// Where a node is, and what it has.
 #[derive(Clone, Debug)]
 pub(crate) struct NodePlan {
-    /// Its number.
-    pub(crate) number: usize,
     /// Its name.
     pub(crate) name: String,
     /// Where it serves clients.
@@ -272,6 +272,15 @@ pub(crate) struct NodePlan {
     pub(crate) data: PathBuf,
     /// Where it writes down what it applies, for systems that can.
     pub(crate) applied: PathBuf,
+}
+
+/// A client's way to each node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClientLinks {
+    /// The address that it sends from, if that is told from others'.
+    pub(crate) from: Option<IpAddr>,
+    /// What it dials, by the node's number.
+    pub(crate) nodes: Vec<SocketAddr>,
 }
 
 /// How a node comes into its cluster.
@@ -317,8 +326,8 @@ pub(crate) trait System: Send + Sync {
     /// What a node says of itself; `None` when it does not answer in time.
     fn sample<'a>(&'a self, node: &'a NodePlan) -> BoxFuture<'a, Option<NodeSample>>;
 
-    /// A client that reaches each node, by its number, at its own address.
-    fn client(&self, addresses: Vec<SocketAddr>) -> Result<Box<dyn Client>, String>;
+    /// A client that reaches the nodes by these links alone.
+    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String>;
 
     /// Does to a running node what [`Ability`] says.
     fn administer<'a>(

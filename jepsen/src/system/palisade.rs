@@ -1,7 +1,7 @@
 //! Palisade over its HTTP API: DESIGN section 5, docs/api.md. Shares no code with its server or client,
 //! so that a mistake of theirs in reading the wire is not made here too.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::server_sent::{Lines, ServerSent};
 use super::{
-    Ability, Action, Answer, Call, Client, Ending, Feature, HolderSeen, Mode, NodePlan, Origin,
-    Reply, System, WatchEnding, Watched, version_line,
+    Ability, Action, Answer, Call, Client, ClientLinks, Ending, Feature, HolderSeen, Mode,
+    NodePlan, Origin, Reply, System, WatchEnding, Watched, version_line,
 };
 use crate::run_directory::NodeSample;
 
@@ -83,8 +83,17 @@ impl Palisade {
 }
 
 pub(super) fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
+    http_client_from(None, timeout)
+}
+
+/// One that sends from this address.
+pub(super) fn http_client_from(
+    from: Option<IpAddr>,
+    timeout: Duration,
+) -> Result<reqwest::Client, String> {
     reqwest::Client::builder()
         .no_proxy()
+        .local_address(from)
         .connect_timeout(Duration::from_secs(1))
         .timeout(timeout)
         // What is sent once must arrive at most once.
@@ -125,6 +134,10 @@ impl System for Palisade {
             .args(["--snapshot-after-entries", "2000", "--keep-entries", "500"])
             .args(["--free-space-floor", "0"])
             .env("PALISADE_LOG", "info,openraft=error");
+        if !node.client.ip().is_loopback() {
+            // Nobody else is on that network.
+            command.arg("--insecure");
+        }
         if self.records {
             command.arg("--record-applied").arg(&node.applied);
         }
@@ -199,6 +212,7 @@ impl System for Palisade {
             Ability::Transfer,
             Ability::Membership,
             Ability::Snapshot,
+            Ability::LibcClocks,
             Ability::Durable,
         ]
     }
@@ -236,10 +250,10 @@ impl System for Palisade {
         })
     }
 
-    fn client(&self, addresses: Vec<SocketAddr>) -> Result<Box<dyn Client>, String> {
+    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String> {
         Ok(Box::new(PalisadeClient {
-            addresses,
-            http: http_client(Duration::from_secs(90))?,
+            http: http_client_from(links.from, Duration::from_secs(90))?,
+            addresses: links.nodes,
         }))
     }
 

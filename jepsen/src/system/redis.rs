@@ -2,7 +2,7 @@
 //! still has the value. One node, no fencing tokens. The control: what it cannot promise, the harness
 //! must be able to show.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jepsen_checker::lock_checks::TokenScope;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
-    Ability, Action, Answer, Call, Client, Ending, Feature, HolderSeen, NodePlan, Origin, Reply,
-    System, find_program, version_line,
+    Ability, Action, Answer, Call, Client, ClientLinks, Ending, Feature, HolderSeen, NodePlan,
+    Origin, Reply, System, find_program, version_line,
 };
 use crate::run_directory::NodeSample;
 
@@ -61,6 +61,8 @@ impl System for Redis {
         command
             .args(["--bind", &node.client.ip().to_string()])
             .args(["--port", &node.client.port().to_string()])
+            // Nobody else is on the network, and without it only loopback would be.
+            .args(["--protected-mode", "no"])
             .arg("--dir")
             // The folder is there; the data folder is Palisade's business.
             .arg(node.data.parent().unwrap_or(&node.data))
@@ -81,7 +83,7 @@ impl System for Redis {
     }
 
     fn abilities(&self) -> &'static [Ability] {
-        &[]
+        &[Ability::LibcClocks]
     }
 
     fn token_scope(&self) -> TokenScope {
@@ -90,7 +92,7 @@ impl System for Redis {
 
     fn ready<'a>(&'a self, node: SocketAddr) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let ping = ask(node, &["PING"]);
+            let ping = ask(None, node, &["PING"]);
             let answer = tokio::time::timeout(SAMPLE_TIMEOUT, ping).await;
             matches!(answer, Ok(Ok(Resp::Text(text))) if text == "PONG")
         })
@@ -110,8 +112,8 @@ impl System for Redis {
         })
     }
 
-    fn client(&self, addresses: Vec<SocketAddr>) -> Result<Box<dyn Client>, String> {
-        Ok(Box::new(RedisClient { addresses }))
+    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String> {
+        Ok(Box::new(RedisClient { links }))
     }
 
     fn administer<'a>(&'a self, _: SocketAddr, _: &'a Action) -> BoxFuture<'a, Result<(), String>> {
@@ -140,11 +142,20 @@ impl From<std::io::Error> for AskError {
     }
 }
 
+async fn connect(from: Option<IpAddr>, node: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = match node {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(from) = from {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    socket.connect(node).await
+}
+
 /// One command on a connection of its own.
-async fn ask(node: SocketAddr, words: &[&str]) -> Result<Resp, AskError> {
-    let mut stream = TcpStream::connect(node)
-        .await
-        .map_err(|_| AskError::NotSent)?;
+async fn ask(from: Option<IpAddr>, node: SocketAddr, words: &[&str]) -> Result<Resp, AskError> {
+    let mut stream = connect(from, node).await.map_err(|_| AskError::NotSent)?;
     let mut command = format!("*{}\r\n", words.len());
     for word in words {
         command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
@@ -181,7 +192,7 @@ fn parse(bytes: &[u8]) -> Option<Resp> {
 }
 
 struct RedisClient {
-    addresses: Vec<SocketAddr>,
+    links: ClientLinks,
 }
 
 impl Client for RedisClient {
@@ -192,7 +203,7 @@ impl Client for RedisClient {
         timeout: Duration,
     ) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
-            let Some(address) = self.addresses.get(node) else {
+            let Some(address) = self.links.nodes.get(node) else {
                 return Answer::refused("no_such_node");
             };
             let ttl_text;
@@ -218,7 +229,7 @@ impl Client for RedisClient {
                 Call::Read { lock } => vec!["GET", lock],
                 _ => return Answer::refused("not_supported"),
             };
-            match tokio::time::timeout(timeout, ask(*address, &words)).await {
+            match tokio::time::timeout(timeout, ask(self.links.from, *address, &words)).await {
                 Ok(Ok(reply)) => Answer {
                     ending: ending(call, &reply),
                     position: None,

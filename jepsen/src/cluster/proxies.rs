@@ -1,10 +1,8 @@
 //! The network of a cluster on loopback: a TCP proxy on every link from a node to a node and from a
-//! client to a node, with rules for each direction. Nothing here knows what is said on a link.
+//! client to a node, with rules for each direction. It never sees what is said on a link, nor packets.
 //!
-//! A rule governs the bytes from one end to the other, whoever dialled: what a node answers to its
-//! peer is stopped by the rule of its own direction. Stopped bytes are kept back, as TCP would keep and
-//! resend them, and delivered when the rule ends. All nodes dial the same address of a peer; which node
-//! dials is asked of its neighbour, `dialers`.
+//! Stopped bytes are kept back, as TCP would keep and resend them, and delivered when the rule ends. All
+//! nodes dial the same address of a peer; which node dials is asked of its neighbour, `dialers`.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -20,42 +18,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::dialers::Dialers;
-
-/// An end of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum End {
-    /// A node, by its number.
-    Node(usize),
-    /// A client, by its number.
-    Client(usize),
-}
-
-/// What happens to the bytes of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Rule {
-    /// They pass.
-    #[default]
-    Pass,
-    /// They are kept back until another rule is set; connections look alive.
-    Blackhole,
-    /// Each piece is late by so much, and up to so much more.
-    Delay {
-        /// At least.
-        least: Duration,
-        /// Added at random, up to this.
-        jitter: Duration,
-    },
-    /// Connections are reset, and new ones too.
-    Reset,
-    /// The far end is gone, and this one is not told: what is sent is swallowed. When the rule ends the
-    /// connection is reset.
-    HalfOpen,
-}
+use super::links::{End, Layout, NodeAddresses, Rule, Rules};
+use crate::system::ClientLinks;
 
 /// Rules by direction, and which nodes are up.
 #[derive(Clone, Debug, Default)]
 struct State {
-    rules: HashMap<(End, End), Rule>,
+    rules: Rules,
     /// Nodes that run.
     up: HashSet<usize>,
     /// By node: the id of its process, also of one that is ending.
@@ -75,17 +44,17 @@ impl State {
 
 /// The proxies of a cluster. Dropping it ends them.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(super) struct Proxies {
     state: Arc<watch::Sender<State>>,
     dialers: Arc<Dialers>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     seed: u64,
 }
 
-impl Network {
+impl Proxies {
     /// No links yet.
-    pub(crate) fn new(seed: u64) -> Self {
-        Network {
+    fn new(seed: u64) -> Self {
+        Proxies {
             state: Arc::new(watch::Sender::new(State::default())),
             dialers: Arc::default(),
             tasks: Mutex::new(Vec::new()),
@@ -93,24 +62,48 @@ impl Network {
         }
     }
 
-    /// Sets the rule of one direction.
-    pub(crate) fn set(&self, from: End, to: End, rule: Rule) {
-        self.state.send_modify(|state| {
-            if rule == Rule::Pass {
-                state.rules.remove(&(from, to));
-            } else {
-                state.rules.insert((from, to), rule);
+    /// Links between all nodes, and from all clients to all nodes.
+    pub(super) fn build(nodes: usize, clients: usize, seed: u64) -> io::Result<(Self, Layout)> {
+        let ports = free_ports(nodes * 3 + nodes * clients)?;
+        let mut ports = ports
+            .into_iter()
+            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let mut next = || {
+            ports
+                .next()
+                .ok_or_else(|| io::Error::other("too few ports"))
+        };
+        let proxies = Proxies::new(seed);
+        let mut layout = Layout::default();
+        for number in 0..nodes {
+            let node = NodeAddresses {
+                client: next()?,
+                peer: next()?,
+                advertised_peer: next()?,
+            };
+            proxies.link(None, number, node.advertised_peer, node.peer);
+            layout.nodes.push(node);
+        }
+        for client in 0..clients {
+            let mut links = ClientLinks::default();
+            for (number, node) in layout.nodes.iter().enumerate() {
+                let listen = next()?;
+                proxies.link(Some(End::Client(client)), number, listen, node.client);
+                links.nodes.push(listen);
             }
-        });
+            layout.clients.push(links);
+        }
+        Ok((proxies, layout))
     }
 
-    /// Lets everything pass.
-    pub(crate) fn heal_all(&self) {
-        self.state.send_modify(|state| state.rules.clear());
+    /// These rules from now on. What no proxy can do is refused before it comes here.
+    pub(super) fn set(&self, rules: &Rules) {
+        self.state
+            .send_modify(|state| state.rules.clone_from(rules));
     }
 
     /// A node runs as this process, or does not run. While it does not, dialling it is refused.
-    pub(crate) fn node_is_up(&self, node: usize, pid: Option<u32>) {
+    pub(super) fn node_is_up(&self, node: usize, pid: Option<u32>) {
         self.state.send_modify(|state| match pid {
             Some(pid) => {
                 state.up.insert(node);
@@ -123,13 +116,7 @@ impl Network {
     }
 
     /// Forwards what `dialler`, or whichever node dials, sends to `listen`, to the node at `target`.
-    pub(crate) fn link(
-        &self,
-        dialler: Option<End>,
-        node: usize,
-        listen: SocketAddr,
-        target: SocketAddr,
-    ) {
+    fn link(&self, dialler: Option<End>, node: usize, listen: SocketAddr, target: SocketAddr) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let link = Link {
             dialler,
@@ -144,7 +131,7 @@ impl Network {
     }
 }
 
-impl Drop for Network {
+impl Drop for Proxies {
     fn drop(&mut self) {
         let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
         for task in tasks {
@@ -375,7 +362,7 @@ impl Pump {
 
 /// Ports of loopback that nobody listens on, below the range that outgoing connections get theirs from:
 /// a node that is down must find its port free when it comes back.
-pub(crate) fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     const LOWEST: u16 = 10_000;
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let end = range
@@ -406,7 +393,7 @@ mod tests {
     use super::*;
 
     /// An echo server behind a link of client 0, and a client's connection to it.
-    async fn echo() -> (Network, SocketAddr) {
+    async fn echo() -> (Proxies, SocketAddr) {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = server.local_addr().unwrap();
         tokio::spawn(async move {
@@ -417,7 +404,7 @@ mod tests {
                 });
             }
         });
-        let network = Network::new(1);
+        let network = Proxies::new(1);
         let port = free_ports(1).unwrap()[0];
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         network.node_is_up(0, Some(std::process::id()));
@@ -456,12 +443,12 @@ mod tests {
             let (network, listen) = echo().await;
             let mut stream = dial(listen).await;
             says(&mut stream, b"one ").await.unwrap();
-            network.set(from, to, Rule::Blackhole);
+            network.set(&Rules::from([((from, to), Rule::Blackhole)]));
             stream.write_all(b"two ").await.unwrap();
             let mut nothing = [0];
             let quiet = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut nothing));
             assert!(quiet.await.is_err(), "{from:?} to {to:?} passed");
-            network.heal_all();
+            network.set(&Rules::new());
             hears(&mut stream, b"two ").await.unwrap();
         }
     }
@@ -471,11 +458,14 @@ mod tests {
         let (network, listen) = echo().await;
         let mut stream = dial(listen).await;
         says(&mut stream, b"one ").await.unwrap();
-        network.set(End::Node(0), End::Client(0), Rule::Reset);
+        network.set(&Rules::from([(
+            (End::Node(0), End::Client(0)),
+            Rule::Reset,
+        )]));
         assert!(hears(&mut stream, b"none").await.is_err());
         let mut other = dial(listen).await;
         assert!(says(&mut other, b"none").await.is_err());
-        network.heal_all();
+        network.set(&Rules::new());
         says(&mut dial(listen).await, b"two ").await.unwrap();
     }
 
@@ -484,13 +474,16 @@ mod tests {
         let (network, listen) = echo().await;
         let mut stream = dial(listen).await;
         says(&mut stream, b"one ").await.unwrap();
-        network.set(End::Client(0), End::Node(0), Rule::HalfOpen);
+        network.set(&Rules::from([(
+            (End::Client(0), End::Node(0)),
+            Rule::HalfOpen,
+        )]));
         tokio::time::sleep(Duration::from_millis(50)).await;
         stream.write_all(b"two ").await.unwrap();
         let mut nothing = [0];
         let quiet = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut nothing));
         assert!(quiet.await.is_err());
-        network.heal_all();
+        network.set(&Rules::new());
         assert!(hears(&mut stream, b"none").await.is_err());
     }
 
