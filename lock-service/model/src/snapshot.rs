@@ -408,21 +408,13 @@ mod tests {
         );
     }
 
-    #[test]
-    fn another_model_version_is_refused_by_its_number() {
-        let mut bytes = Vec::new();
-        let founding = Some((ClusterId([1; 16]), 9));
+    /// The beginning of a founded state with so many leases and nothing else.
+    fn header(model_version: u32, leases: u64) -> Header {
         let (settings, loosest_settings, clock, token_counter) = Default::default();
         let (last_position, held_until, events_forgotten) = Default::default();
-        let (leases, waits, delays, tombstones, events) = Default::default();
-        bytes.extend(MAGIC);
-        bytes.extend(FORMAT.to_le_bytes());
-        let mut writer = Writer {
-            to: &mut bytes,
-            record: Vec::new(),
-        };
-        let header = Header {
-            founding,
+        let (waits, delays, tombstones, events) = Default::default();
+        Header {
+            founding: Some((ClusterId([1; 16]), model_version)),
             settings,
             loosest_settings,
             clock,
@@ -435,8 +427,24 @@ mod tests {
             delays,
             tombstones,
             events,
-        };
-        writer.record(&header).unwrap();
+        }
+    }
+
+    /// Magic, format and these records.
+    fn written(records: impl FnOnce(&mut Writer<'_, Vec<u8>>) -> io::Result<()>) -> Vec<u8> {
+        let mut bytes = [&MAGIC[..], &FORMAT.to_le_bytes()].concat();
+        let record = Vec::new();
+        records(&mut Writer {
+            to: &mut bytes,
+            record,
+        })
+        .unwrap();
+        bytes
+    }
+
+    #[test]
+    fn another_model_version_is_refused_by_its_number() {
+        let bytes = written(|writer| writer.record(&header(9, 0)));
         let error = LockTable::read(&mut bytes.as_slice()).unwrap_err();
         assert!(
             matches!(
@@ -445,6 +453,37 @@ mod tests {
             ),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_out_of_order_or_there_twice_is_refused() {
+        let (metadata, holds, waits, decided, last_grant) = Default::default();
+        let lease = Lease {
+            ttl_ms: 5_000,
+            owner: crate::Owner::new("").unwrap(),
+            metadata,
+            deadline: Timestamp(5_000),
+            origin: crate::Origin::Explicit,
+            holds,
+            waits,
+            decided,
+            last_grant,
+        };
+        let read = |ids: [u8; 2]| {
+            let bytes = written(|writer| {
+                writer.record(&header(1, 2))?;
+                for id in ids {
+                    writer.record(&(LeaseId([id; 16]), &lease))?;
+                }
+                writer.record(&END)
+            });
+            LockTable::read(&mut bytes.as_slice())
+        };
+        assert_eq!(read([1, 2]).unwrap().counts().leases, 2);
+        for ids in [[2, 1], [1, 1]] {
+            let error = read(ids).unwrap_err().to_string();
+            assert!(error.contains("leases out of order"), "{error}");
+        }
     }
 
     #[test]

@@ -687,5 +687,13 @@ mod tests {
         assert!(heads.is_sorted_by(|one, next| one < next), "{heads:?}");
         assert!(heads.iter().all(|head| *head < u64::MAX));
         assert_eq!(at(1 << 44), [u64::MAX; 9]);
+        // A place too large to be told from others is still before every lease.
+        let last = DueItem::Wait(Position {
+            index: u64::MAX,
+            ordinal: 0,
+        });
+        let [last, lease] = [last, DueItem::Lease(zero)].map(|it| Due::new(Timestamp(1), it));
+        assert!(last.head(0) < lease.head(0));
+        assert_eq!((second.head(0), one.head(0)), (1, 1 << 63));
     }
 }

@@ -282,6 +282,12 @@ fn a_queue_and_a_lease_that_disagree_on_who_waits_are_seen() {
             ("the lease does not know", |table| {
                 lease(table, 6).waits.clear();
             }),
+            ("the lease knows another request", |table| {
+                lease(table, 6).waits[0].request = RequestId::new("s").unwrap();
+            }),
+            ("the lease knows of more locks", |table| {
+                lease(table, 6).waits[0].locks += 1;
+            }),
             ("the lease knows it twice", |table| {
                 let waiting = lease(table, 6).waits[0].clone();
                 lease(table, 6).waits.push(waiting);
