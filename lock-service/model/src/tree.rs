@@ -672,8 +672,10 @@ mod tests {
         Copy,
     }
 
+    /// Some have nothing in common, most much.
     fn name(n: u32) -> LockName {
-        LockName::new(&format!("tenants/{}/jobs/{:04}", n % 7, n)).unwrap()
+        let of = ["a", "tenants", "z"][n as usize % 3];
+        LockName::new(&format!("{of}/{}/jobs/{n:04}", n % 7)).unwrap()
     }
 
     fn step() -> impl Strategy<Value = Step> {
