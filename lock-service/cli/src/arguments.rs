@@ -104,6 +104,8 @@ pub(crate) enum Command {
 /// another. When the command exits, what is left of its group is ended before the lock is released.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Example: palisade lock reports/nightly --ttl 30s -- ./make-report
+
 Exit status: the command's own (128+N when signal N ended it), or
   2    wrong arguments          69   cluster unreachable
   70   lock lost while the command ran
@@ -137,6 +139,7 @@ pub(crate) struct LockArguments {
     #[arg(
         long,
         short,
+        visible_alias = "timeout",
         value_name = "DURATION",
         default_value = "30s",
         value_parser = duration::parse,

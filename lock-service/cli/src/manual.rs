@@ -50,7 +50,7 @@ fn print(names: &[String], output: Output) -> ExitCode {
         command = found;
     }
     let mut page = Vec::new();
-    match Man::new(command.clone()).render(&mut page) {
+    match page_of(command).render(&mut page) {
         Ok(()) => {
             output.write(&String::from_utf8_lossy(&page));
             ExitCode::SUCCESS
@@ -72,8 +72,13 @@ fn write(command: &clap::Command, folder: &Path, pages: &mut Vec<PathBuf>) -> io
     for command in visible(command) {
         write(command, folder, pages)?;
     }
-    pages.push(Man::new(command.clone()).generate_to(folder)?);
+    pages.push(page_of(command).generate_to(folder)?);
     Ok(())
+}
+
+fn page_of(command: &clap::Command) -> Man {
+    let source = concat!("palisade ", env!("CARGO_PKG_VERSION"));
+    Man::new(command.clone()).source(source).manual("Palisade")
 }
 
 fn visible(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {

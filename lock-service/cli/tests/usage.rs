@@ -61,6 +61,7 @@ fn every_command_has_a_manual_page() {
     let promote = run(&["man", "members", "promote"]);
     assert_eq!(promote, read("palisade-members-promote.1"));
     assert!(promote.contains(".TH palisade-members-promote 1"));
+    assert!(run(&["man", "lock"]).contains("reports/nightly \\-\\-ttl 30s \\-\\- ./make"));
     // Pages name each other, so each of them must be there.
     for page in &pages {
         for name in read(page).split("palisade\\-").skip(1) {
@@ -86,8 +87,8 @@ fn wrong_arguments_are_2_and_are_told_what_is_right() {
             "palisade lock NAME -- COMMAND",
         ),
         (
-            &["lock", "a", "--timeout", "5s", "--", "true"],
-            "unexpected argument '--timeout'",
+            &["lock", "a", "--lease", "5s", "--", "true"],
+            "unexpected argument '--lease'",
         ),
         (
             &["lock", "a", "sleep", "1"],
