@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_bugs_are_read_from_the_refusal_of_another() {
-        let refusal = "palisaded: PALISADE_PLANTED_BUG=? is none of a-b, c\n";
+        let refusal = r#"{"message":"PALISADE_PLANTED_BUG=? is none of a-b, c","target":"main"}"#;
         assert_eq!(bug_names(refusal).unwrap(), ["a-b", "c"]);
         assert_eq!(bug_names("error: no such file"), None);
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,13 +48,16 @@ pub(super) struct Proxies {
     state: Arc<watch::Sender<State>>,
     dialers: Arc<Dialers>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Keep the ports from other runs.
+    _claims: Vec<UdpSocket>,
     seed: u64,
 }
 
 impl Proxies {
     /// No links yet.
-    fn new(seed: u64) -> Self {
+    fn new(claims: Vec<UdpSocket>, seed: u64) -> Self {
         Proxies {
+            _claims: claims,
             state: Arc::new(watch::Sender::new(State::default())),
             dialers: Arc::default(),
             tasks: Mutex::new(Vec::new()),
@@ -64,7 +67,7 @@ impl Proxies {
 
     /// Links between all nodes, and from all clients to all nodes.
     pub(super) fn build(nodes: usize, clients: usize, seed: u64) -> io::Result<(Self, Layout)> {
-        let ports = free_ports(nodes * 3 + nodes * clients)?;
+        let (ports, claims) = free_ports(nodes * 3 + nodes * clients)?;
         let mut ports = ports
             .into_iter()
             .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -73,7 +76,7 @@ impl Proxies {
                 .next()
                 .ok_or_else(|| io::Error::other("too few ports"))
         };
-        let proxies = Proxies::new(seed);
+        let proxies = Proxies::new(claims, seed);
         let mut layout = Layout::default();
         for number in 0..nodes {
             let node = NodeAddresses {
@@ -361,8 +364,9 @@ impl Pump {
 }
 
 /// Ports of loopback that nobody listens on, below the range that outgoing connections get theirs from:
-/// a node that is down must find its port free when it comes back.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+/// a node that is down must find its port free when it comes back. Another run beside this one would find
+/// it free, too, so each is claimed by a UDP socket of the same number, which is in nobody's way.
+fn free_ports(count: usize) -> io::Result<(Vec<u16>, Vec<UdpSocket>)> {
     const LOWEST: u16 = 10_000;
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let end = range
@@ -370,15 +374,19 @@ fn free_ports(count: usize) -> io::Result<Vec<u16>> {
         .and_then(|range| range.split_whitespace().next()?.parse().ok())
         .unwrap_or(32_768)
         .max(LOWEST + 1_000);
-    let mut ports = Vec::with_capacity(count);
+    let (mut ports, mut claims) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for _ in 0..10_000 {
         if ports.len() == count {
-            return Ok(ports);
+            return Ok((ports, claims));
         }
         let port = rand::random_range(LOWEST..end);
-        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        if free && !ports.contains(&port) {
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if let (Ok(claim), Ok(_)) = (
+            UdpSocket::bind(address),
+            std::net::TcpListener::bind(address),
+        ) {
             ports.push(port);
+            claims.push(claim);
         }
     }
     Err(io::Error::other(format!(
@@ -404,8 +412,8 @@ mod tests {
                 });
             }
         });
-        let network = Proxies::new(1);
-        let port = free_ports(1).unwrap()[0];
+        let (ports, claims) = free_ports(1).unwrap();
+        let (network, port) = (Proxies::new(claims, 1), ports[0]);
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         network.node_is_up(0, Some(std::process::id()));
         network.link(Some(End::Client(0)), 0, listen, target);
@@ -485,6 +493,15 @@ mod tests {
         assert!(quiet.await.is_err());
         network.set(&Rules::new());
         assert!(hears(&mut stream, b"none").await.is_err());
+    }
+
+    #[test]
+    fn a_port_of_a_node_that_is_down_is_not_given_to_another_run() {
+        let (ports, claims) = free_ports(50).unwrap();
+        let beside = UdpSocket::bind((Ipv4Addr::LOCALHOST, ports[0]));
+        assert!(beside.is_err(), "{ports:?}");
+        drop(claims);
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, ports[0])).unwrap();
     }
 
     #[tokio::test]

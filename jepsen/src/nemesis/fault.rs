@@ -146,12 +146,12 @@ faults! {
     ClockJump "clock-jump" "clock" Operations 1000..4000 [LibcClocks] "wall clocks jump, by up to a day, forwards and backwards";
     ClockRate "clock-rate" "clock" Processes 2000..6000 [LibcClocks] "some nodes come back with clocks that run up to 0.45% fast or slow: within what leases are promised for";
     ClockDrift "clock-drift" "drift" Processes 3000..8000 [LibcClocks] "some nodes come back with clocks that run 5 to 50% fast or slow: leases may break, tokens may not (not in `all`)";
-    PowerCutOne "power-cut-one" "disk" Processes 100..1500 [Durable] "one node loses power: what it had not synced is gone, or torn";
-    PowerCutAll "power-cut-all" "disk" Processes 100..1000 [Durable] "all nodes lose power at once";
+    PowerCutOne "power-cut-one" "power" Processes 100..1500 [Durable] "one node loses power: what it had not synced is gone, or torn";
+    PowerCutAll "power-cut-all" "power" Processes 100..1000 [Durable] "all nodes lose power at once";
     FsyncSlow "fsync-slow" "disk" Operations 1000..4000 [Durable] "syncs of some nodes take long";
     FsyncFails "fsync-fails" "disk" Processes 1000..3000 [Durable] "syncs of one node fail; then it loses power";
     DiskFull "disk-full" "disk" Processes 1000..4000 [Durable] "the disks of some nodes have no space left";
-    BitFlip "bit-flip" "disk" Processes 0..0 [Durable] "a bit of a node's data is flipped while it is down, and put right when it refuses to start";
+    BitFlip "bit-flip" "disk" Processes 0..3000 [Durable] "a bit of a node's data is flipped while it is down, and put right again";
 }
 
 /// What `--nemesis` says, as faults; names of faults and groups, `all` and `none`.

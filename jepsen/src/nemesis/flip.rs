@@ -13,7 +13,8 @@ use rand::rngs::StdRng;
 pub(super) struct Flip {
     file: PathBuf,
     offset: u64,
-    mask: u8,
+    was: u8,
+    is: u8,
 }
 
 impl Flip {
@@ -30,12 +31,16 @@ impl Flip {
         for (file, length) in files {
             if at < length {
                 let mask = 1 << rng.random_range(0..8);
+                let opened = OpenOptions::new().read(true).write(true).open(&file)?;
+                let mut byte = [0];
+                opened.read_exact_at(&mut byte, at)?;
                 let flip = Flip {
                     file,
                     offset: at,
-                    mask,
+                    was: byte[0],
+                    is: byte[0] ^ mask,
                 };
-                flip.undo()?;
+                opened.write_all_at(&[flip.is], at)?;
                 return Ok(flip);
             }
             at -= length;
@@ -43,12 +48,22 @@ impl Flip {
         Err(io::Error::other("the data shrank"))
     }
 
-    /// Flips it once more.
+    /// Puts it right, if it is still there: the file may have been written anew, or be gone.
     pub(super) fn undo(&self) -> io::Result<()> {
-        let file = OpenOptions::new().read(true).write(true).open(&self.file)?;
+        let opened = OpenOptions::new().read(true).write(true).open(&self.file);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
         let mut byte = [0];
-        file.read_exact_at(&mut byte, self.offset)?;
-        file.write_all_at(&[byte[0] ^ self.mask], self.offset)
+        match file.read_exact_at(&mut byte, self.offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            read => read?,
+        }
+        match byte[0] == self.is {
+            true => file.write_all_at(&[self.was], self.offset),
+            false => Ok(()),
+        }
     }
 
     /// Which.
@@ -94,5 +109,12 @@ mod tests {
         assert!(flip.words().ends_with("of 000004.log"));
         flip.undo().unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), [0; 100]);
+        // What was written since, or is gone, is left as it is.
+        std::fs::write(&file, [3; 100]).unwrap();
+        flip.undo().unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), [3; 100]);
+        std::fs::remove_file(&file).unwrap();
+        flip.undo().unwrap();
+        assert!(!file.exists());
     }
 }

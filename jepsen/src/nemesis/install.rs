@@ -59,6 +59,8 @@ pub(super) enum Mend {
     Syncs(Vec<usize>),
     /// It lost power after its syncs failed; it is started.
     FailedDisk(usize),
+    /// It is started without the flipped bit.
+    FlippedBit(usize, Flip),
     /// The task is ended.
     Task(tokio::task::JoinHandle<()>),
 }
@@ -570,10 +572,6 @@ impl<'r> Environment<'r> {
             Err(_) => self.cluster.name(node),
         };
         let mut begun = self.installed(target, &victims, Mend::Nothing);
-        if let Err(why) = &flip {
-            begun.outcome = FaultOutcome::Indeterminate;
-            begun.reason = Some(why.clone());
-        }
         self.cluster.nodes[node].may_end = true;
         self.cluster.start(node)?;
         // The others may be cut off from it, so that it cannot serve: that is no refusal.
@@ -581,17 +579,28 @@ impl<'r> Environment<'r> {
         self.cluster.ended_by_themselves();
         if self.cluster.state(node) == ProcessState::Down {
             begun.reason = Some(format!("it refused: {}", self.cluster.last_words(node)));
-            if let Ok(flip) = flip {
-                flip.undo().map_err(|error| error.to_string())?;
-            }
-            self.cluster.nodes[node].may_end = false;
-            self.cluster.start(node)?;
         }
-        self.cluster.nodes[node].may_end = false;
+        match flip {
+            // What it has not read yet it may refuse at any time, so it does not go on for long like this.
+            Ok(flip) => begun.mend = Mend::FlippedBit(node, flip),
+            Err(why) => {
+                begun.outcome = FaultOutcome::Indeterminate;
+                begun.reason = Some(why);
+                self.cluster.nodes[node].may_end = false;
+            }
+        }
         Ok(begun)
     }
 
-    /// Mends it, and says what it was seen to do.
+    fn mend_flipped_bit(&mut self, node: usize, flip: &Flip) -> Result<()> {
+        if self.cluster.state(node) != ProcessState::Down {
+            self.cluster.kill(node)?;
+        }
+        flip.undo().map_err(|error| error.to_string())?;
+        self.cluster.nodes[node].may_end = false;
+        self.cluster.start(node)
+    }
+
     pub(super) async fn heal(&mut self, begun: Begun) -> Result<Seen> {
         match begun.mend {
             Mend::Links => Ok(match self.cluster.network.heal_all().await? {
@@ -633,6 +642,7 @@ impl<'r> Environment<'r> {
                 .into_iter()
                 .try_for_each(|node| self.cluster.nodes[node].preload.set_fsync(Fsync::Honest)),
             Mend::FailedDisk(node) => self.mend_failed_disk(node),
+            Mend::FlippedBit(node, flip) => self.mend_flipped_bit(node, &flip),
             Mend::Task(task) => {
                 task.abort();
                 Ok(())

@@ -39,7 +39,9 @@ pub(super) async fn semaphore(worker: &mut Worker) {
 pub(super) async fn take_and_use(worker: &mut Worker, workload: Workload, mode: Mode) {
     let keys = &worker.shared.keys;
     let mut lock = keys.draw(workload.name(), &mut worker.rng);
-    if worker.has(Feature::Requests) && worker.chance(0.15) {
+    // One of the two first, or the other: who takes them the other way round waits in a circle.
+    let takes_partner = worker.has(Feature::Requests) && worker.chance(0.2);
+    if takes_partner && worker.chance(0.5) {
         lock = partner(&lock);
     }
     let lease = Lease::draw(&mut worker.rng);
@@ -53,7 +55,7 @@ pub(super) async fn take_and_use(worker: &mut Worker, workload: Workload, mode: 
         mode,
     }];
     if let Some(held) = worker.acquire(&ask, &lease, TTL_MS, wait_ms, None).await {
-        if worker.has(Feature::Requests) && worker.chance(0.15) {
+        if takes_partner {
             take_partner(worker, mode, &held).await;
         }
         use_and_release(worker, &held).await;
@@ -65,8 +67,7 @@ pub(super) async fn take_and_use(worker: &mut Worker, workload: Workload, mode: 
 
 /// Takes a second lock by the same lease, which nobody renews meanwhile; perhaps gives it back, takes it
 /// again, and is late in giving it back for the first time once more. Each lock has one partner, so that
-/// the histories of few locks hang together; who takes both the other way round waits in a circle, until
-/// a wait or a lease ends.
+/// the histories of few locks hang together. A circle of waits ends when a wait or a lease does.
 async fn take_partner(worker: &mut Worker, mode: Mode, first: &Held) {
     let [(lock, _)] = &first.locks[..] else {
         return;
@@ -75,7 +76,8 @@ async fn take_partner(worker: &mut Worker, mode: Mode, first: &Held) {
         lock: partner(lock),
         mode,
     }];
-    let wait_ms = worker.rng.random_range(100..TTL_MS + 1_000);
+    worker.think(50, 600).await;
+    let wait_ms = worker.rng.random_range(TTL_MS - 500..TTL_MS + 1_500);
     let lease = &first.lease;
     let Some(held) = worker.acquire(&ask, lease, TTL_MS, wait_ms, None).await else {
         return;
