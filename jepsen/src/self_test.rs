@@ -205,13 +205,11 @@ fn bugs_of(binary: &Path) -> Result<Vec<String>, String> {
 
 fn bug_names(refusal: &str) -> Option<Vec<String>> {
     let (_, names) = refusal.split_once(" is none of ")?;
-    let names = names.lines().next()?;
-    Some(
-        names
-            .split(", ")
-            .map(|name| name.trim().to_owned())
-            .collect(),
-    )
+    // What follows is a quotation mark, where the refusal is a line of JSON.
+    let of_names = |letter: char| letter.is_ascii_alphanumeric() || "-, ".contains(letter);
+    let end = names.find(|letter| !of_names(letter));
+    let names = &names[..end.unwrap_or(names.len())];
+    Some(names.split(", ").map(String::from).collect())
 }
 
 struct Tester<'a> {
