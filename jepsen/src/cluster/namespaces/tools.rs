@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getgid, getuid};
-use std::os::unix::process::CommandExt;
 use tokio::io::AsyncWriteExt;
 
 /// How long a program may take that only tells the kernel something.
