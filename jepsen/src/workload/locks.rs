@@ -40,7 +40,7 @@ pub(super) async fn take_and_use(worker: &mut Worker, workload: Workload, mode: 
     let keys = &worker.shared.keys;
     let mut lock = keys.draw(workload.name(), &mut worker.rng);
     // One of the two first, or the other: who takes them the other way round waits in a circle.
-    let takes_partner = worker.has(Feature::Requests) && worker.chance(0.2);
+    let takes_partner = worker.has(Feature::Requests) && worker.chance(0.3);
     if takes_partner && worker.chance(0.5) {
         lock = partner(&lock);
     }
@@ -76,7 +76,7 @@ async fn take_partner(worker: &mut Worker, mode: Mode, first: &Held) {
         lock: partner(lock),
         mode,
     }];
-    worker.think(50, 600).await;
+    worker.think(200, 1_200).await;
     let wait_ms = worker.rng.random_range(TTL_MS - 500..TTL_MS + 1_500);
     let lease = &first.lease;
     let Some(held) = worker.acquire(&ask, lease, TTL_MS, wait_ms, None).await else {
