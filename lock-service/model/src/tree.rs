@@ -726,6 +726,7 @@ mod tests {
                 }
                 check(&tree);
                 prop_assert!(tree.iter().eq(map.iter()));
+                prop_assert!(tree.keys().eq(map.keys()) && tree.values().eq(map.values()));
                 prop_assert_eq!(tree.first(), map.first_key_value());
                 prop_assert_eq!(tree.last(), map.last_key_value());
                 let some = name(value * 37 % 3_000);
@@ -756,6 +757,82 @@ mod tests {
                 }
             }
             assert!(tree.is_empty() && tree.root.is_none());
+        }
+    }
+
+    #[test]
+    fn trees_are_equal_when_they_hold_the_same_in_whatever_shape() {
+        let of = |keys: &[u32]| {
+            let mut tree = Tree::<LockName, u32>::default();
+            keys.iter().for_each(|n| {
+                tree.insert(name(*n), 1);
+            });
+            tree
+        };
+        let all: Vec<u32> = (0..100).collect();
+        let backwards: Vec<u32> = (0..100).rev().collect();
+        assert_eq!(of(&all), of(&backwards));
+        assert_ne!(of(&all), of(&all[..99]));
+        assert_ne!(of(&all[..99]), of(&all[1..]));
+        let mut other = of(&all);
+        *other.get_mut(&name(7)).unwrap() = 2;
+        assert_ne!(of(&all), other);
+        assert_eq!(
+            format!("{:?}", of(&[0])),
+            "{LockName(\"a/0/jobs/0000\"): 1}"
+        );
+    }
+
+    /// How many slots each leaf has, from the left; for a tree of two levels.
+    fn leaves(tree: &Tree<LockName, ()>) -> Vec<usize> {
+        match &tree.root.as_ref().unwrap().body {
+            Body::Leaf(slots) => vec![slots.len()],
+            Body::Inner(slots) => slots.iter().map(|slot| slot.value.len()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_node_is_split_above_24_and_joined_below_6() {
+        let name = |n: u32| LockName::new(&format!("{n:04}")).unwrap();
+        let mut tree = Tree::<LockName, ()>::default();
+        for n in 0..37 {
+            tree.insert(name(n), ());
+            let expected = match n as usize + 1 {
+                all @ ..=24 => vec![all],
+                all @ ..=36 => vec![12, all - 12],
+                all => vec![12, 12, all - 24],
+            };
+            assert_eq!(leaves(&tree), expected);
+        }
+        let mut remove = |n: u32, expected: &[usize]| {
+            tree.remove(&name(n)).unwrap();
+            assert_eq!(leaves(&tree), expected, "without {n}");
+        };
+        for (n, left) in (0..6).zip((6..12).rev()) {
+            remove(n, &[left, 12, 13]);
+        }
+        // 5 and 12 make 17, which are not split again.
+        remove(6, &[17, 13]);
+        for (n, left) in (7..18).zip((6..17).rev()) {
+            remove(n, &[left, 13]);
+        }
+        // Nor are 18; and a root with one child is no root.
+        remove(18, &[18]);
+    }
+
+    #[test]
+    fn heads_leave_out_what_all_keys_of_a_node_have_in_common() {
+        let name = |n: u32| LockName::new(&format!("tenants/jobs/{n:04}")).unwrap();
+        let mut tree = Tree::<LockName, ()>::default();
+        (0..200).for_each(|n| assert_eq!(tree.insert(name(n), ()), None));
+        let Body::Inner(slots) = &tree.root.as_ref().unwrap().body else {
+            panic!("200 keys are more than a leaf");
+        };
+        assert!(slots.len() > 3);
+        for pair in slots[1..].windows(2) {
+            let common = pair[0].key.shared_bytes(&pair[1].key);
+            assert!(common >= "tenants/jobs/0".len());
+            assert_eq!(pair[0].value.skip, common);
         }
     }
 
