@@ -694,6 +694,9 @@ mod tests {
         });
         let [last, lease] = [last, DueItem::Lease(zero)].map(|it| Due::new(Timestamp(1), it));
         assert!(last.head(0) < lease.head(0));
-        assert_eq!((second.head(0), one.head(0)), (1, 1 << 63));
+        assert_eq!(
+            (first.head(0), second.head(0), one.head(0)),
+            (0, 1, 1 << 63)
+        );
     }
 }
