@@ -276,8 +276,8 @@ fn packets_dropped_between_namespaces_break_nothing_and_are_counted() {
         return;
     }
     let run = Run::of(
-        "--backend namespaces --workload mixed --nemesis partition-leader,links-lossy,links-reset \
-         --nodes 3 --time 20s --rate 120 --seed 11",
+        "--backend namespaces --workload mixed --nemesis partition,links --nodes 3 --time 20s \
+         --rate 120 --seed 105",
     );
     assert_eq!(run.status(), 0, "{}", run.words());
     let description = run.json("run.json");
