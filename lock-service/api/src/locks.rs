@@ -190,7 +190,7 @@ pub struct ForceReleaseRequest {
 pub struct ForceReleaseResponse {
     /// Id of the lease that has ended.
     pub lease_id: LeaseId,
-    /// Whether it was live until this request; `false` when it is a repeat.
+    /// Whether it was live until this request. A repeat is refused: 409 `lease_ended`.
     pub was_live: bool,
     /// What it held until this request.
     pub released: Vec<LeaseHold>,

@@ -99,7 +99,7 @@ pub async fn locks(
     path = path::FORCE_RELEASE,
     request_body = ForceReleaseRequest,
     params(TermsParameters),
-    responses((status = 200, description = "The lease has ended, now or before.", body = ForceReleaseResponse), Changes),
+    responses((status = 200, description = "The lease has ended.", body = ForceReleaseResponse), Changes),
 )]
 pub async fn force_release(
     State(app): State<App>,
