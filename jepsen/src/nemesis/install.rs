@@ -391,8 +391,9 @@ impl<'r> Environment<'r> {
             reason = self.cluster.terminate(node).await.err().or(reason);
             self.cluster.start(node)?;
             restarted.push(node);
-            // A partition may keep it from serving; the next is restarted all the same.
-            let _ = self.cluster.wait_ready(node, Duration::from_secs(5)).await;
+            // A partition may keep it from serving; the next is restarted all the same, and nothing is
+            // mended until all are.
+            let _ = self.cluster.wait_ready(node, Duration::from_secs(2)).await;
         }
         let target = self.cluster.names(&restarted);
         let mut begun = self.installed(target, &restarted, Mend::Nothing);

@@ -13,6 +13,8 @@ use super::Workload;
 const AT_A_TIME: u64 = 3;
 /// Locks of resources: so few that somebody else comes while one who uses a resource is paused.
 const RESOURCES_AT_A_TIME: u64 = 2;
+/// Locks that are held for as long as a lease lives.
+const LEASES_AT_A_TIME: u64 = 8;
 /// Uses of a lock before another takes its place.
 const USES: u64 = 48;
 
@@ -24,14 +26,17 @@ pub(crate) struct Keys {
 
 impl Keys {
     fn name(workload: &str, slot: u64, uses: u64) -> String {
-        format!("{workload}/{}", slot + AT_A_TIME * (uses / USES))
+        format!("{workload}/{}", slot + LEASES_AT_A_TIME * (uses / USES))
     }
 
     /// One lock, and a use of it.
     pub(crate) fn draw(&self, workload: &'static str, rng: &mut StdRng) -> String {
-        let at_a_time = match workload == Workload::FencedCounter.name() {
-            true => RESOURCES_AT_A_TIME,
-            false => AT_A_TIME,
+        let at_a_time = if workload == Workload::FencedCounter.name() {
+            RESOURCES_AT_A_TIME
+        } else if workload == Workload::LeaseChurn.name() {
+            LEASES_AT_A_TIME
+        } else {
+            AT_A_TIME
         };
         let slot = rng.random_range(0..at_a_time);
         let mut all = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
