@@ -42,6 +42,7 @@ const RECOVERY: Recovery = Recovery {
     healed: HEALED,
     within_ms: RECOVERY_WITHIN.as_millis() as u64,
     least_operations: 10,
+    least_of_each: 5,
 };
 
 /// What a run was to be.

@@ -15,6 +15,9 @@ pub struct Recovery {
     pub within_ms: u64,
     /// How many operations must have been begun later than that for a conclusion.
     pub least_operations: usize,
+    /// Of fewer operations of a function it says nothing that none succeeded: they may all have been refused
+    /// with reason.
+    pub least_of_each: usize,
 }
 
 impl Default for Recovery {
@@ -23,6 +26,7 @@ impl Default for Recovery {
             healed: "heal-all",
             within_ms: 10_000,
             least_operations: 20,
+            least_of_each: 5,
         }
     }
 }
@@ -75,7 +79,10 @@ pub fn recovery(history: &History, rules: Recovery) -> CheckReport {
             ),
         }
     }
-    for (function, (operations, _)) in functions.iter().filter(|(_, (_, succeeded))| !succeeded) {
+    let failed = |(operations, succeeded): &(Vec<OperationId>, bool)| {
+        !succeeded && operations.len() >= rules.least_of_each
+    };
+    for (function, (operations, _)) in functions.iter().filter(|(_, it)| failed(it)) {
         report.find(
             operations.iter().copied().take(10),
             format!(
@@ -105,6 +112,7 @@ mod tests {
         healed: "heal-all",
         within_ms: 100,
         least_operations: 2,
+        least_of_each: 1,
     };
 
     fn broken_then_healed() -> Script {
