@@ -101,8 +101,12 @@ pub(crate) fn judge(
     for report in lock_reports(plan, history, &record, faults)? {
         checks.push(counted(history, &report));
     }
-    let patient = without_impatient(history)?;
-    checks.push(counted(&patient, &recovery(&patient, RECOVERY)));
+    // Those who do not wait for answers show nothing of it.
+    let is_patient = |workload: &Workload| *workload != Workload::BlindRetries;
+    if plan.workloads.iter().any(is_patient) {
+        let patient = without_impatient(history)?;
+        checks.push(counted(&patient, &recovery(&patient, RECOVERY)));
+    }
     checks.push(coverage_check(plan, history, faults));
     without_clocks(&mut checks, faults);
     let (verdict, why) = sum(&checks);
