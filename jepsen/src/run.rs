@@ -51,22 +51,14 @@ pub(crate) fn run(arguments: &RunArguments) -> u8 {
         eprint_line(&why);
         return exit::UNUSABLE;
     }
-    // One thread: children end with the thread that started them, and one observer orders the history.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let ended = runtime
-        .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(run_and_judge(arguments)));
-    match ended {
-        Ok(RunVerdict::Valid) => exit::VALID,
-        Ok(RunVerdict::Invalid) => exit::INVALID,
-        Ok(RunVerdict::Unknown) => exit::UNKNOWN,
-        Err(problem) => {
-            eprint_line(&problem);
-            exit::UNUSABLE
-        }
-    }
+    // One thread, too, because one observer orders the history.
+    exit::status_of(async {
+        Ok(match run_and_judge(arguments).await? {
+            RunVerdict::Valid => exit::VALID,
+            RunVerdict::Invalid => exit::INVALID,
+            RunVerdict::Unknown => exit::UNKNOWN,
+        })
+    })
 }
 
 /// What is to be run, checked against what there is.

@@ -70,20 +70,7 @@ impl Outcome {
 
 /// Runs, tells; the exit status.
 pub(crate) fn run(arguments: &SelfTestArguments) -> u8 {
-    // One thread: children end with the thread that started them.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let ended = runtime
-        .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(test(arguments)));
-    match ended {
-        Ok(status) => status,
-        Err(problem) => {
-            eprint_line(&problem);
-            exit::UNUSABLE
-        }
-    }
+    exit::status_of(test(arguments))
 }
 
 async fn test(arguments: &SelfTestArguments) -> Result<u8, String> {

@@ -31,6 +31,11 @@ impl Link {
         links
     }
 
+    /// `http://host:port` of the near end of each.
+    pub fn endpoints(links: &[Self]) -> Vec<String> {
+        links.iter().map(|link| link.endpoint.clone()).collect()
+    }
+
     /// A link to this address.
     ///
     /// # Panics
@@ -48,11 +53,6 @@ impl Link {
             endpoint: format!("http://{address}"),
             is_cut,
         }
-    }
-
-    /// `http://host:port` of its near end.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
     }
 
     /// Lets nothing through from now on.

@@ -471,10 +471,7 @@ async fn when_all_nodes_hang_the_group_is_dead_before_the_ttl_has_passed() {
 async fn when_the_network_is_cut_the_group_is_dead_before_another_is_granted_the_lock() {
     let cluster = Cluster::start().await;
     let links = Link::to_all(&cluster).await;
-    let endpoints: Vec<_> = links
-        .iter()
-        .map(|link| link.endpoint().to_owned())
-        .collect();
+    let endpoints = Link::endpoints(&links);
     let family = Family::new();
     let running = family.start(&endpoints, &TTL_OPTIONS);
     let pids = family.pids().await;

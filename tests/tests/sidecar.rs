@@ -270,10 +270,7 @@ async fn without_the_cluster_nobody_is_named() {
 async fn a_leader_that_is_cut_off_stops_saying_so_before_another_leads_and_follows_it_afterwards() {
     let cluster = Cluster::start().await;
     let links = Link::to_all(&cluster).await;
-    let endpoints: Vec<_> = links
-        .iter()
-        .map(|link| link.endpoint().to_owned())
-        .collect();
+    let endpoints = Link::endpoints(&links);
     let folder = tempfile::tempdir().unwrap();
     let (lost, leader) = (folder.path().join("lost"), folder.path().join("leader"));
     let on_lost = format!("echo $PALISADE_FENCING_TOKEN > {}", lost.display());

@@ -37,23 +37,19 @@ impl Dialers {
     ) -> Option<usize> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let wait = {
+            let next = {
                 let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-                let fresh = inner.as_ref().filter(|read| read.at.elapsed() < EVERY);
-                let wait = fresh.map_or(Duration::ZERO, |read| EVERY - read.at.elapsed());
-                let reading = match fresh.is_some() {
-                    true => inner.as_ref(),
-                    false => Some(&*inner.insert(Reading::now(&nodes()))),
-                };
-                if let Some(node) = reading.and_then(|read| read.owners.get(&ends)) {
+                let fresh = inner.take().filter(|read| read.at.elapsed() < EVERY);
+                let read = inner.insert(fresh.unwrap_or_else(|| Reading::now(&nodes())));
+                if let Some(node) = read.owners.get(&ends) {
                     return Some(*node);
                 }
-                wait.max(EVERY / 4)
+                read.at + EVERY
             };
             if Instant::now() >= deadline {
                 return None;
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep_until(next).await;
         }
     }
 }

@@ -367,11 +367,7 @@ pub(crate) trait Client: Send {
         _lasts: Duration,
     ) -> BoxFuture<'a, Watched> {
         let ending = WatchEnding::Broken("the system has no events".to_owned());
-        Box::pin(std::future::ready(Watched {
-            events: Vec::new(),
-            place: None,
-            ending,
-        }))
+        Box::pin(std::future::ready(Watched::nothing(ending)))
     }
 }
 
@@ -384,6 +380,17 @@ pub(crate) struct Watched {
     pub(crate) place: Option<String>,
     /// Why it ended.
     pub(crate) ending: WatchEnding,
+}
+
+impl Watched {
+    /// Nothing was told.
+    fn nothing(ending: WatchEnding) -> Self {
+        Watched {
+            events: Vec::new(),
+            place: None,
+            ending,
+        }
+    }
 }
 
 /// Why a listener was told no more.

@@ -373,11 +373,7 @@ impl Client for PalisadeClient {
         lasts: Duration,
     ) -> BoxFuture<'a, Watched> {
         Box::pin(async move {
-            let mut watched = Watched {
-                events: Vec::new(),
-                place: None,
-                ending: WatchEnding::Over,
-            };
+            let mut watched = Watched::nothing(WatchEnding::Over);
             let listened = tokio::time::timeout(lasts, self.listen(node, after, &mut watched));
             if let Ok(ending) = listened.await {
                 watched.ending = ending;
@@ -662,11 +658,7 @@ mod tests {
             event: event.into(),
             data: data.to_string(),
         };
-        let mut watched = Watched {
-            events: Vec::new(),
-            place: None,
-            ending: WatchEnding::Over,
-        };
+        let mut watched = Watched::nothing(WatchEnding::Over);
         let granted = json!({"type": "granted", "position": "7.1", "lock": "a", "lease_id": "aa", "token": 3});
         told(sent("granted", "7.1@c", granted), &mut watched).unwrap();
         told(sent("heartbeat", "9.0@c", json!({})), &mut watched).unwrap();
