@@ -16,11 +16,16 @@ pub(crate) async fn run(client: &Client, arguments: WatchArguments, output: Outp
         Some(name) => client.watch_lock(name),
         None => client.watch_prefix(arguments.prefix.unwrap_or_default()),
     };
-    if let Some(after) = &arguments.after {
-        match after.parse() {
-            Ok(place) => request = request.after(place),
-            Err(error) => return exit::fail(exit::USAGE, format_args!("--after: {error}")),
-        }
+    match arguments.after.as_deref().map(str::parse) {
+        Some(Ok(place)) => request = request.after(place),
+        Some(Err(error)) => return exit::fail(exit::USAGE, format_args!("--after: {error}")),
+        None => match request.from_now().await {
+            Ok((place, from_now)) => {
+                exit::say(format_args!("watching from {place} on"));
+                request = from_now;
+            }
+            Err(error) => return exit::failed(&error),
+        },
     }
     let mut events = pin!(request.stream());
     while let Some(event) = events.next().await {

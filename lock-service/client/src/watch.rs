@@ -69,6 +69,16 @@ impl WatchRequest {
         self
     }
 
+    /// Begins behind everything that has happened when this is called, and says which place that is:
+    /// what is done after it has returned will be in the stream. Without it the stream begins when it
+    /// is first polled. Errors are those of [`Client::lock_view`].
+    ///
+    /// Cancellation safe: nothing is changed.
+    pub async fn from_now(self) -> Result<(EventPosition, Self), Error> {
+        let place = now(&self.client, &self.query).await?;
+        Ok((place.clone(), self.after(place)))
+    }
+
     /// The events, in order, each once. Lost connections are mended for as long as it takes. It ends
     /// with the first error: [`Error::Refused`], with `position_gone` when events were missed that are
     /// not kept any more (look at the locks again, then watch from there), or when the caller may not.
@@ -129,7 +139,7 @@ impl Watch {
     async fn connect(&mut self) -> Result<(), Error> {
         if self.query.after.is_none() {
             // What happens while a connection is lost must not be missed: begin at a known place.
-            match now(self.client.clone(), self.query.clone()).await {
+            match now(&self.client, &self.query).await {
                 Ok(place) => self.query.after = Some(place),
                 Err(error @ Error::Refused { .. }) => return Err(error),
                 Err(error) => {
@@ -217,7 +227,7 @@ impl Watch {
 }
 
 /// The place of everything that happened until now.
-async fn now(client: Client, query: EventsQuery) -> Result<EventPosition, Error> {
+async fn now(client: &Client, query: &EventsQuery) -> Result<EventPosition, Error> {
     let position = match &query.lock {
         Some(lock) => client.lock_view(lock).await?.position,
         None => {
