@@ -26,6 +26,9 @@ pub(crate) enum Command {
     Report(ReportArguments),
     /// Show the workloads, faults and systems that `run` knows
     List,
+    /// One client of a run, started by it
+    #[command(hide = true)]
+    Client,
 }
 
 /// Make the page of a run from the folder that it left: DIR/report.html

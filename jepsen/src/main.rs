@@ -48,5 +48,11 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::List => list::list(),
+        Command::Client => exit::status_of(async {
+            let served = system::serve_client().await;
+            served
+                .map(|()| exit::VALID)
+                .map_err(|error| error.to_string())
+        }),
     })
 }

@@ -29,8 +29,8 @@ use crate::run_directory::{
     CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, EVENTS, HISTORY, HISTORY_EDN, LOG, LinesWriter,
     NEMESIS, RESULTS, RUN, Results, RunDescription, RunDirectory, RunVerdict,
 };
-use crate::system::{self, System};
-use crate::workload::{self, Gates, Keys, Resources, Shared, Streams, Worker, Workload};
+use crate::system::{self, ClientProcess, System};
+use crate::workload::{self, Clients, Keys, Resources, Shared, Streams, Worker, Workload};
 
 /// How long a client waits for an answer, beside the wait that it asks for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -253,8 +253,7 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         workload: arguments.workload.clone(),
         nemeses: arguments.nemesis.clone(),
         backend: arguments.backend.name().to_owned(),
-        nodes: cluster
-            .nodes
+        nodes: cluster.nodes[..prepared.nodes]
             .iter()
             .map(|node| node.plan.name.clone())
             .collect(),
@@ -420,12 +419,20 @@ async fn exercise(
         false
     });
     let (stop, stopping) = watch::channel(false);
+    let mut processes = Vec::new();
+    for number in 0..prepared.clients {
+        let links = cluster.links_of(number);
+        let started = ClientProcess::start(prepared.system.name(), links).await;
+        let process = started
+            .map_err(|error| format!("the process of client {number} does not start: {error}"))?;
+        processes.push(process);
+    }
     let shared = Arc::new(Shared {
         recorder: Recorder::new(),
         streams: Streams::default(),
         resources: Resources::default(),
         keys: Keys::default(),
-        gates: Gates::new(prepared.clients),
+        clients: Clients::new(processes.iter().map(ClientProcess::handle).collect()),
         features: features.clone(),
         nodes: Mutex::new(cluster.members.clone()),
         unique: AtomicI64::new(1),
@@ -435,11 +442,10 @@ async fn exercise(
     let samples = directory.lines(CLUSTER).map_err(files)?;
     let sampling = tokio::spawn(sample(cluster.sampler(), shared.recorder.clone(), samples));
     let mut clients = tokio::task::JoinSet::new();
-    for number in 0..prepared.clients {
+    for (number, client) in processes.into_iter().enumerate() {
         let Some(workload) = workloads.get(number % workloads.len().max(1)).copied() else {
             break;
         };
-        let client = prepared.system.client(cluster.links_of(number))?;
         // Far from the nemesis's and the network's draws.
         let rng = StdRng::seed_from_u64(prepared.seed ^ (0xc11e_0000 + number as u64));
         let worker = Worker::new(number, client, CALL_TIMEOUT, rng, shared.clone());
@@ -466,6 +472,7 @@ async fn exercise(
             ended = nemesis.run(now) => failures.extend(ended.err()),
             () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),
         }
+        cut_short.extend(shared.clients.ended());
         progress(
             began.elapsed(),
             prepared.time,

@@ -373,6 +373,64 @@ fn a_harness_that_is_killed_leaves_neither_nodes_nor_namespaces() {
     assert!(!devices.contains("router:"), "{devices}");
 }
 
+/// The processes of a harness's clients, and the state of each as `ps` names it.
+fn clients_of(harness: u32) -> Vec<(u32, char)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        // Processes end while they are looked at.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let Some((pid, rest)) = stat.split_once(" (palisade-jepsen) ") else {
+            continue;
+        };
+        let mut rest = rest.split(' ');
+        let state = rest.next().unwrap().parse().unwrap();
+        if rest.next() == Some(&harness.to_string()) && command.ends_with(b"\0client\0") {
+            found.push((pid.parse().unwrap(), state));
+        }
+    }
+    found
+}
+
+#[test]
+fn paused_clients_are_stopped_processes_and_one_that_dies_makes_the_run_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let harness = jepsen()
+        .args("run --nemesis pause-clients --nodes 3 --clients 4 --time 300s --seed 3".split(' '))
+        .arg("--binary")
+        .arg(palisaded())
+        .arg("--out")
+        .arg(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    // Until there are four, of whom so many are stopped.
+    let until = |stopped: usize| loop {
+        let clients = clients_of(harness.id());
+        let are_stopped = clients.iter().filter(|(_, state)| *state == 'T').count();
+        if clients.len() == 4 && are_stopped == stopped {
+            return clients;
+        }
+        assert!(std::time::Instant::now() < deadline, "{clients:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    until(1);
+    let clients = until(0);
+    let killed = Command::new("kill")
+        .args(["-9", &clients[2].0.to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    let run = Run {
+        output: harness.wait_with_output().unwrap(),
+        folder,
+    };
+    assert_eq!(run.status(), 2, "{}", run.words());
+    let why = run.json("results.json")["why"].to_string();
+    assert!(why.contains("the process of client"), "{why}");
+}
+
 /// What every fault of the run was seen to do.
 fn reasons(run: &Run) -> Vec<String> {
     let faults = std::fs::read_to_string(run.folder.path().join("nemesis.jsonl")).unwrap();

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Value;
 
 /// Where an event stands in its history, from 0.
@@ -36,7 +38,7 @@ impl fmt::Display for Process {
 }
 
 /// A place in a replicated log: the entry's index and a number within the entry, written `index.ordinal`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The log index of the entry.
     pub index: u64,

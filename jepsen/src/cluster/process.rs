@@ -11,6 +11,20 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The kernel kills the process that the command starts when the thread that starts it ends, however
+/// that comes about.
+pub(crate) fn ends_with_this_thread(command: &mut Command) {
+    #[expect(
+        unsafe_code,
+        reason = "the only way to tie a child to this process, however it ends"
+    )]
+    // SAFETY: between fork and exec only `prctl` is called, which is async-signal-safe.
+    unsafe {
+        command
+            .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+    }
+}
+
 /// A child process.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -21,24 +35,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it; what it prints goes to the end of the file `log`.
     ///
-    /// Call it from a thread that lives as long as the process is to: the kernel kills the process
-    /// when the thread that started it ends.
+    /// Call it from a thread that lives as long as the process is to: see [`ends_with_this_thread`].
     pub(crate) fn start(command: &mut Command, log: &Path) -> io::Result<Self> {
         let out = OpenOptions::new().create(true).append(true).open(log)?;
         command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out);
-        #[expect(
-            unsafe_code,
-            reason = "the only way to tie a child to this process, however it ends"
-        )]
-        // SAFETY: between fork and exec only `prctl` is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)
-            });
-        }
+        ends_with_this_thread(command);
         Ok(Process {
             child: command.spawn()?,
             paused: false,

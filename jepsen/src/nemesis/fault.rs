@@ -137,7 +137,7 @@ faults! {
     PauseOne "pause-one" "pause" Processes 500..4500 [] "SIGSTOP to one node";
     PauseLeader "pause-leader" "pause" Processes 500..4500 [Leader] "SIGSTOP to the leader";
     PauseMinority "pause-minority" "pause" Processes 500..4500 [Peers] "SIGSTOP to as many as may be missing";
-    PauseClients "pause-clients" "clients" Clients 3000..5500 [] "clients stand still for longer than their leases live, holders first";
+    PauseClients "pause-clients" "clients" Clients 3000..5500 [] "SIGSTOP to clients for longer than their leases live, holders first";
     RestartOne "restart-one" "restart" Processes 0..1000 [] "SIGTERM to one node, which is started again";
     RestartRolling "restart-rolling" "restart" Processes 0..0 [Peers] "SIGTERM to each node in turn, the next when the last serves again";
     Transfer "transfer" "transfer" Operations 0..0 [Transfer] "the leadership is handed over";

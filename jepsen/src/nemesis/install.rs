@@ -244,7 +244,7 @@ impl<'r> Environment<'r> {
         let members = self.members(1, rng)?;
         let some = &members[..members.len().div_ceil(2)];
         let network = &self.cluster.network;
-        let clients = self.shared.gates.len();
+        let clients = self.shared.clients.len();
         let name = |nodes: &[usize]| self.cluster.names(nodes);
         let pairs = |ends: &dyn Fn(End, End)| {
             for node in &members {
@@ -349,20 +349,20 @@ impl<'r> Environment<'r> {
         if until < Instant::now() + HOLDER_PATIENCE + Duration::from_millis(shortest_ms) {
             return Err("the run ends too soon".to_owned());
         }
-        let gates = &self.shared.gates;
-        let mut clients: Vec<usize> = (0..gates.len()).collect();
+        let all = &self.shared.clients;
+        let mut clients: Vec<usize> = (0..all.len()).collect();
         clients.shuffle(rng);
         // Who uses a resource is worth waiting for, where anybody does.
         let patience = Instant::now() + HOLDER_PATIENCE;
-        let mut holders = gates.holders();
+        let mut holders = all.holders();
         while holders.is_empty() && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            holders = gates.holders();
+            holders = all.holders();
         }
         clients.sort_by_key(|client| !holders.contains(client));
-        clients.truncate((gates.len() / 3).max(1));
+        clients.truncate((all.len() / 3).max(1));
         for client in &clients {
-            gates.pause(*client, true);
+            all.pause(*client).map_err(|error| error.to_string())?;
         }
         let holding = clients.iter().filter(|client| holders.contains(client));
         let target = format!(
@@ -370,6 +370,13 @@ impl<'r> Environment<'r> {
             holding.count()
         );
         Ok(self.installed(target, &[], Mend::Clients(clients)))
+    }
+
+    fn resume_clients(&self, clients: impl IntoIterator<Item = usize>) -> Result<()> {
+        clients.into_iter().try_for_each(|client| {
+            let resumed = self.shared.clients.resume(client);
+            resumed.map_err(|error| format!("client {client}: {error}"))
+        })
     }
 
     async fn restart_one(&mut self, rng: &mut StdRng) -> Result<Begun> {
@@ -630,12 +637,7 @@ impl<'r> Environment<'r> {
                 }
                 Ok(())
             }
-            Mend::Clients(clients) => {
-                for client in clients {
-                    self.shared.gates.pause(client, false);
-                }
-                Ok(())
-            }
+            Mend::Clients(clients) => self.resume_clients(clients),
             Mend::Clocks(nodes) => nodes
                 .into_iter()
                 .try_for_each(|node| self.cluster.nodes[node].preload.jump(0)),
@@ -654,9 +656,7 @@ impl<'r> Environment<'r> {
     /// Mends whatever can be broken, and waits until every member serves.
     pub(super) async fn heal_all(&mut self, limit: Duration) -> Result<()> {
         self.cluster.network.heal_all().await?;
-        for client in 0..self.shared.gates.len() {
-            self.shared.gates.pause(client, false);
-        }
+        self.resume_clients(0..self.shared.clients.len())?;
         for node in self.cluster.members.clone() {
             self.cluster.nodes[node].preload.set_rate(None);
             match self.cluster.state(node) {

@@ -125,13 +125,6 @@ impl System for Etcd {
         })
     }
 
-    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String> {
-        Ok(Box::new(EtcdClient {
-            http: http_client_from(links.from, Duration::from_secs(90))?,
-            addresses: links.nodes,
-        }))
-    }
-
     fn administer<'a>(&'a self, _: SocketAddr, _: &'a Action) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async { Err("etcd is not asked for this".to_owned()) })
     }
@@ -151,6 +144,14 @@ fn lease_number(lease: &Lease) -> u64 {
 /// The key under which etcd's lock keeps a holder.
 fn key(lock: &str, lease: &Lease) -> String {
     STANDARD.encode(format!("{lock}/{:x}", lease_number(lease)))
+}
+
+/// A client by these links.
+pub(super) fn client(links: ClientLinks) -> Result<Box<dyn Client>, String> {
+    Ok(Box::new(EtcdClient {
+        http: http_client_from(links.from, Duration::from_secs(90))?,
+        addresses: links.nodes,
+    }))
 }
 
 struct EtcdClient {

@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// A lease. The history only has its id: what the system logs and shows, too.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Lease {
     /// 32 hexadecimal digits.
     pub(crate) secret: String,

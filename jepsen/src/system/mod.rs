@@ -2,8 +2,10 @@
 //! they can do at all. A system says what it is told and never judges it; one call is one attempt,
 //! because repeating is a workload's business.
 //!
-//! To add one, implement [`System`] and [`Client`], and name it in [`by_name`]; docs/testing.md has a guide.
+//! To add one, implement [`System`] and [`Client`], and name them in [`by_name`] and [`client_of`];
+//! docs/testing.md has a guide.
 
+mod client_process;
 mod etcd;
 mod lease;
 mod palisade;
@@ -19,13 +21,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jepsen_checker::Position;
 use jepsen_checker::lock_checks::{LockEvent, TokenScope};
+use serde::{Deserialize, Serialize};
 
+pub(crate) use client_process::{ClientHandle, ClientProcess, serve as serve_client};
 pub(crate) use lease::Lease;
 
 use crate::run_directory::NodeSample;
 
 /// How a lock is to be held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
     /// Alone.
     Exclusive,
@@ -41,7 +45,7 @@ pub(crate) enum Mode {
 }
 
 /// One lock of an acquire.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ask {
     /// Which.
     pub(crate) lock: String,
@@ -60,7 +64,7 @@ impl Ask {
 }
 
 /// Something that a client asks for. One attempt of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Call {
     /// To hold all of these, now or within the wait.
     Acquire {
@@ -122,7 +126,7 @@ pub(crate) enum Call {
 }
 
 /// What was answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     /// What became of the call.
     pub(crate) ending: Ending,
@@ -131,7 +135,7 @@ pub(crate) struct Answer {
 }
 
 /// What became of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ending {
     /// It was done.
     Done(Reply),
@@ -168,7 +172,7 @@ impl Answer {
 }
 
 /// A call that was done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// The locks are held.
     Granted {
@@ -203,7 +207,7 @@ pub(crate) enum Reply {
 }
 
 /// A holder that a read saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HolderSeen {
     /// Its lease, by the name in the history.
     pub(crate) lease: String,
@@ -275,7 +279,7 @@ pub(crate) struct NodePlan {
 }
 
 /// A client's way to each node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ClientLinks {
     /// The address that it sends from, if that is told from others'.
     pub(crate) from: Option<IpAddr>,
@@ -325,9 +329,6 @@ pub(crate) trait System: Send + Sync {
 
     /// What a node says of itself; `None` when it does not answer in time.
     fn sample<'a>(&'a self, node: &'a NodePlan) -> BoxFuture<'a, Option<NodeSample>>;
-
-    /// A client that reaches the nodes by these links alone.
-    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String>;
 
     /// Does to a running node what [`Ability`] says.
     fn administer<'a>(
@@ -394,7 +395,7 @@ impl Watched {
 }
 
 /// Why a listener was told no more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WatchEnding {
     /// The time was over.
     Over,
@@ -417,6 +418,17 @@ pub(crate) fn by_name(name: &str, binary: Option<PathBuf>) -> Result<Arc<dyn Sys
             "there is no system {other:?}; there are {}",
             NAMES.join(", ")
         )),
+    }
+}
+
+/// A client of the system of this name, that reaches the nodes by these links alone. A process of its own
+/// makes it: it has what the links say, and the adapter's constants.
+fn client_of(name: &str, links: ClientLinks) -> Result<Box<dyn Client>, String> {
+    match name {
+        "palisade" => palisade::client(links),
+        "etcd" => etcd::client(links),
+        "redis" => Ok(redis::client(links)),
+        other => Err(format!("there is no system {other:?}")),
     }
 }
 

@@ -250,13 +250,6 @@ impl System for Palisade {
         })
     }
 
-    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String> {
-        Ok(Box::new(PalisadeClient {
-            http: http_client_from(links.from, Duration::from_secs(90))?,
-            addresses: links.nodes,
-        }))
-    }
-
     fn administer<'a>(
         &'a self,
         node: SocketAddr,
@@ -302,6 +295,14 @@ fn supports_flag(binary: &Path, flag: &str) -> bool {
         return false;
     };
     !String::from_utf8_lossy(&output.stderr).contains("unexpected argument")
+}
+
+/// A client by these links.
+pub(super) fn client(links: ClientLinks) -> Result<Box<dyn Client>, String> {
+    Ok(Box::new(PalisadeClient {
+        http: http_client_from(links.from, Duration::from_secs(90))?,
+        addresses: links.nodes,
+    }))
 }
 
 struct PalisadeClient {

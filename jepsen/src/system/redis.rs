@@ -112,10 +112,6 @@ impl System for Redis {
         })
     }
 
-    fn client(&self, links: ClientLinks) -> Result<Box<dyn Client>, String> {
-        Ok(Box::new(RedisClient { links }))
-    }
-
     fn administer<'a>(&'a self, _: SocketAddr, _: &'a Action) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async { Err("Redis is not asked for this".to_owned()) })
     }
@@ -189,6 +185,11 @@ fn parse(bytes: &[u8]) -> Option<Resp> {
         }
         _ => None,
     }
+}
+
+/// A client by these links.
+pub(super) fn client(links: ClientLinks) -> Box<dyn Client> {
+    Box::new(RedisClient { links })
 }
 
 struct RedisClient {

@@ -15,7 +15,7 @@ use crate::system::Feature;
 pub(crate) use events::Streams;
 pub(crate) use keys::Keys;
 pub(crate) use resource::Resources;
-pub(crate) use worker::{Gates, Shared, Worker};
+pub(crate) use worker::{Clients, Shared, Worker};
 
 /// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

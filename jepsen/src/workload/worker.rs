@@ -2,6 +2,7 @@
 //! call and writes down what it asked and was answered, and nothing that it concluded.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,38 +16,39 @@ use super::events::{self, Streams, Subscription};
 use super::{Keys, Resources};
 use crate::recorder::{Completion, Invocation, Recorder, map, number};
 use crate::system::{
-    Answer, Ask, Call, Client, Ending, Feature, Lease, Mode, Reply, WatchEnding, Watched,
+    Answer, Ask, Call, ClientHandle, ClientProcess, Ending, Feature, Lease, Mode, Reply,
+    WatchEnding, Watched,
 };
 
-/// Which clients are paused, and which hold something.
-///
-/// A paused client stands still before it sends and before it believes an answer: all that anybody
-/// can see of a stopped process.
+/// The clients from outside: what stops them, and which use something.
 #[derive(Debug)]
-pub(crate) struct Gates {
-    paused: Vec<watch::Sender<bool>>,
+pub(crate) struct Clients {
+    handles: Vec<ClientHandle>,
     holding: Vec<AtomicBool>,
 }
 
-impl Gates {
-    /// Of so many clients.
-    pub(crate) fn new(clients: usize) -> Self {
-        Gates {
-            paused: (0..clients).map(|_| watch::Sender::new(false)).collect(),
-            holding: (0..clients).map(|_| AtomicBool::new(false)).collect(),
+impl Clients {
+    /// These.
+    pub(crate) fn new(handles: Vec<ClientHandle>) -> Self {
+        Clients {
+            holding: handles.iter().map(|_| AtomicBool::new(false)).collect(),
+            handles,
         }
     }
 
     /// How many clients there are.
     pub(crate) fn len(&self) -> usize {
-        self.paused.len()
+        self.handles.len()
     }
 
-    /// Stops a client or lets it go on.
-    pub(crate) fn pause(&self, client: usize, paused: bool) {
-        if let Some(gate) = self.paused.get(client) {
-            gate.send_replace(paused);
-        }
+    /// Stops a client's process.
+    pub(crate) fn pause(&self, client: usize) -> io::Result<()> {
+        self.handles[client].pause()
+    }
+
+    /// Lets a client's process go on.
+    pub(crate) fn resume(&self, client: usize) -> io::Result<()> {
+        self.handles[client].resume()
     }
 
     /// Clients that use an unguarded resource under a lock right now.
@@ -55,11 +57,13 @@ impl Gates {
         (0..self.len()).filter(holds).collect()
     }
 
-    async fn pass(&self, client: usize) {
-        if let Some(gate) = self.paused.get(client) {
-            // The gates outlive every client.
-            let _ = gate.subscribe().wait_for(|paused| !paused).await;
-        }
+    /// What became of clients whose processes have ended, which none should.
+    pub(crate) fn ended(&self) -> Vec<String> {
+        let ended = |(client, handle): (usize, &ClientHandle)| {
+            let why = handle.ended()?;
+            Some(format!("the process of client {client} ended: {why}"))
+        };
+        self.handles.iter().enumerate().filter_map(ended).collect()
     }
 }
 
@@ -74,8 +78,8 @@ pub(crate) struct Shared {
     pub(crate) streams: Streams,
     /// The locks.
     pub(crate) keys: Keys,
-    /// Who is paused.
-    pub(crate) gates: Gates,
+    /// Who asks.
+    pub(crate) clients: Clients,
     /// What the system has.
     pub(crate) features: BTreeSet<Feature>,
     /// The nodes that clients are told of.
@@ -113,7 +117,7 @@ pub(crate) struct Worker {
     number: usize,
     process: u64,
     node: usize,
-    client: Box<dyn Client>,
+    client: ClientProcess,
     /// How long it waits for an answer, beside the wait that it asked for.
     timeout: Duration,
     /// Its choices.
@@ -128,7 +132,7 @@ impl Worker {
     /// A client with a number of its own.
     pub(crate) fn new(
         number: usize,
-        client: Box<dyn Client>,
+        client: ClientProcess,
         timeout: Duration,
         rng: StdRng,
         shared: Arc<Shared>,
@@ -162,11 +166,10 @@ impl Worker {
         self.rng.random_bool(probability)
     }
 
-    /// Lets some time pass, and what the nemesis does to this client.
+    /// Lets some time pass.
     pub(crate) async fn think(&mut self, least_ms: u64, most_ms: u64) {
         let pause_ms = self.rng.random_range(least_ms..=most_ms);
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        self.shared.gates.pass(self.number).await;
     }
 
     /// Its next calls go to another node.
@@ -188,7 +191,7 @@ impl Worker {
 
     /// It uses an unguarded resource, or no longer.
     pub(crate) fn holds(&self, holds: bool) {
-        self.shared.gates.holding[self.number].store(holds, Ordering::Relaxed);
+        self.shared.clients.holding[self.number].store(holds, Ordering::Relaxed);
     }
 
     /// A request id that nobody has used.
@@ -204,11 +207,9 @@ impl Worker {
 
     /// Makes a call, and writes it down.
     pub(crate) async fn call(&mut self, call: &Call) -> Answer {
-        self.shared.gates.pass(self.number).await;
         let invocation = invocation(call);
         self.shared.recorder.invoke(self.process, &invocation);
         let answer = self.client.call(self.node, call, self.timeout).await;
-        self.shared.gates.pass(self.number).await;
         let recorder = &self.shared.recorder;
         recorder.complete(self.process, &invocation, completion(&answer));
         match &answer.ending {
@@ -318,7 +319,6 @@ impl Worker {
 
     /// Listens for so long behind a place, or from now on, and writes down that it did.
     pub(super) async fn watch(&mut self, after: Option<&str>, lasts: Duration) -> Watched {
-        self.shared.gates.pass(self.number).await;
         let invocation = Invocation {
             function: "watch",
             key: None,
@@ -328,7 +328,6 @@ impl Worker {
         let recorder = self.shared.recorder.clone();
         recorder.invoke(self.process, &invocation);
         let watched = self.client.watch(self.node, after, lasts).await;
-        self.shared.gates.pass(self.number).await;
         // A place says that the node took the listener on, however that ended.
         let completion = match &watched.ending {
             WatchEnding::Broken(why) if watched.place.is_none() => {
@@ -353,7 +352,8 @@ impl Worker {
         value: Value,
         act: impl FnOnce(&Resources) -> Result<(Value, T), super::resource::StaleToken>,
     ) -> Option<T> {
-        self.shared.gates.pass(self.number).await;
+        // What a stopped process was about to write, it writes when it wakes.
+        self.client.runs().await;
         let invocation = Invocation {
             function,
             key: Some(resource.to_owned()),
