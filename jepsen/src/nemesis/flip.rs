@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+/// A block of RocksDB's logs.
+const BLOCK_BYTES: u64 = 32 << 10;
+
 /// A flipped bit.
 #[derive(Debug)]
 pub(super) struct Flip {
@@ -18,12 +21,13 @@ pub(super) struct Flip {
 }
 
 impl Flip {
-    /// Flips a bit of a file below this folder but of the last log, every byte being equally likely.
+    /// Flips a bit of a file below this folder, every byte but those of the last log's end being equally
+    /// likely.
     pub(super) fn draw(folder: &Path, rng: &mut StdRng) -> io::Result<Self> {
         let mut files = Vec::new();
         collect(folder, &mut files)?;
         files.sort();
-        leave_last_log(&mut files);
+        leave_end_of_last_log(&mut files);
         let all: u64 = files.iter().map(|(_, length)| length).sum();
         if all == 0 {
             return Err(io::Error::other("there are no data"));
@@ -74,12 +78,12 @@ impl Flip {
     }
 }
 
-/// The log that was written last is left out: what is younger than the mark of what was synced cannot be told
-/// from a torn tail (docs/decisions/0014), so a node can be neither right about it nor refuse.
-fn leave_last_log(files: &mut Vec<(PathBuf, u64)>) {
-    let is_log = |(path, _): &(PathBuf, u64)| path.extension().is_some_and(|ext| ext == "log");
-    if let Some(last) = files.iter().rposition(is_log) {
-        files.remove(last);
+/// What cannot be told from a torn tail is left out: the newest record of the last log, and the lengths of
+/// records in its last block (docs/decisions/0014). A node can be neither right about those nor refuse.
+fn leave_end_of_last_log(files: &mut [(PathBuf, u64)]) {
+    let is_log = |(path, _): &&mut (PathBuf, u64)| path.extension().is_some_and(|ext| ext == "log");
+    if let Some((_, length)) = files.iter_mut().rfind(is_log) {
+        *length = length.saturating_sub(BLOCK_BYTES);
     }
 }
 

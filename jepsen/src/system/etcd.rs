@@ -1,6 +1,7 @@
-//! etcd and its own lock, by the JSON gateway of its version 3 API: a lease, `/v3/lock/lock` under it,
-//! and the revision of the answer as fencing token. An acquire is two requests, the lease and the lock;
-//! a lease that was granted in vain expires.
+//! etcd and its own lock, by the JSON gateway of its version 3 API, used as well as it can be: a lease,
+//! `/v3/lock/lock` under it, a look whether the holder's key is there, and the revision that made the key
+//! as fencing token. The answer's own revision, which `etcdctl lock` shows, can be that of several
+//! waiters; some of them may hold nothing (etcd issue 11456). A lease that was granted in vain expires.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ use super::{
 use crate::run_directory::NodeSample;
 
 const SAMPLE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// etcd's lock waits without a limit. A client takes its request back this much later than asked.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// etcd.
 pub(super) struct Etcd {
@@ -188,6 +191,7 @@ impl EtcdClient {
         lock: &str,
         lease: &Lease,
         ttl_ms: u64,
+        wait: Duration,
         timeout: Duration,
     ) -> Result<Reply, Answer> {
         let id = lease_number(lease).to_string();
@@ -199,13 +203,34 @@ impl EtcdClient {
             .ok_or_else(|| Answer::refused("no_lease"))?
             .saturating_mul(1_000);
         let body = json!({"name": STANDARD.encode(lock), "lease": id});
-        let locked = self.post(address, "lock/lock", &body, timeout).await?;
-        let token = number(&locked["header"]["revision"])
-            .ok_or_else(|| Answer::unknown(format!("a lock without a revision: {locked}")))?;
+        let asked = self.post(address, "lock/lock", &body, wait + PATIENCE + timeout);
+        let Ok(locked) = tokio::time::timeout(wait + PATIENCE, asked).await else {
+            return Err(self.take_back(address, &id, timeout).await);
+        };
+        locked?;
+        let own = json!({"key": key(lock, lease)});
+        let own = self.post(address, "kv/range", &own, timeout).await;
+        let own = own.map_err(|_| Answer::unknown("whether its key is there was not said"))?;
+        // It was told that it holds; its lease had ended while it waited.
+        let token = number(&own["kvs"][0]["create_revision"])
+            .ok_or_else(|| Answer::refused("lease_ended"))?;
         Ok(Reply::Granted {
             held: vec![(lock.to_owned(), Some(token))],
             ttl_ms,
         })
+    }
+
+    /// The wait is over: without its lease the request neither holds nor waits.
+    async fn take_back(&self, address: SocketAddr, id: &str, timeout: Duration) -> Answer {
+        let body = json!({"ID": id});
+        let revoked = self.post(address, "lease/revoke", &body, timeout).await;
+        match revoked.map_err(|answer| answer.ending) {
+            Ok(_) => Answer::refused("wait_over"),
+            Err(Ending::Unknown(why)) if why.contains("lease not found") => {
+                Answer::refused("wait_over")
+            }
+            Err(_) => Answer::unknown("the wait is over; whether its lease is, was not said"),
+        }
     }
 
     async fn renew(
@@ -248,8 +273,8 @@ impl Client for EtcdClient {
                     ..
                 } => match &locks[..] {
                     [ask] => {
-                        let timeout = timeout + Duration::from_millis(*wait_ms);
-                        self.acquire(address, &ask.lock, lease, *ttl_ms, timeout)
+                        let wait = Duration::from_millis(*wait_ms);
+                        self.acquire(address, &ask.lock, lease, *ttl_ms, wait, timeout)
                             .await
                     }
                     _ => return Answer::refused("not_supported"),

@@ -12,6 +12,7 @@ mod keys;
 mod mark;
 mod recovery;
 mod tail;
+mod wal;
 mod writer;
 
 use std::fmt::Debug;

@@ -15,6 +15,7 @@ use rocksdb::{DB, DBRecoveryMode, Options};
 
 use super::keys;
 use super::mark::{Mark, Reading};
+use super::wal;
 use crate::codec;
 use crate::directory::{create_durable, sync};
 use crate::types::{Entry, LogId, StoredMembership, Vote, vote_rank};
@@ -189,6 +190,19 @@ pub(crate) fn examine(directory: &Path, look: impl FnMut(&Entry) -> io::Result<(
                 false,
             )
             .is_err();
+        if torn {
+            match wal::damage(&database) {
+                Ok(None) => {}
+                Ok(Some(damage)) => problems.push(damaged(format!(
+                    "the record at byte {} of {} does not hold, and was synced: another follows at \
+                     byte {}",
+                    damage.offset,
+                    damage.file.display(),
+                    damage.next
+                ))),
+                Err(error) => problems.push(error),
+            }
+        }
         read.map_err(|error| problems.push(error)).ok()
     } else {
         // The mark is made first: a process may have ended between the two.

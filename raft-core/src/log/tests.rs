@@ -198,6 +198,39 @@ async fn a_cut_or_a_flipped_bit_in_synced_records_is_refused_and_nothing_is_chan
 }
 
 #[tokio::test]
+async fn a_flipped_bit_in_records_younger_than_the_mark_is_refused_before_the_last_and_a_cut_is_not()
+ {
+    let folder = stopped_log().await;
+    let mark = folder.path().join("synced-mark");
+    std::fs::remove_file(&mark).unwrap();
+    // As it was in the beginning, when nothing was synced yet.
+    super::mark::Mark::create(&mark).unwrap();
+    let wal = database_file(folder.path(), "log");
+    let whole = std::fs::read(&wal).unwrap();
+    let (mut refused, mut torn) = (0, 0);
+    let places = (0..whole.len()).step_by(17);
+    for at in places.clone() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&wal, &flipped).unwrap();
+        let examined = examine(folder.path(), |_| Ok(()));
+        match examined.problems.first() {
+            Some(problem) => {
+                assert!(problem.to_string().contains("was synced"), "{problem}");
+                refused += 1;
+            }
+            None => torn += 1,
+        }
+        std::fs::write(&wal, &whole[..at]).unwrap();
+        let examined = examine(folder.path(), |_| Ok(()));
+        assert!(examined.problems.is_empty(), "{:?}", examined.problems);
+    }
+    // The last of twelve records, and the lengths of the others.
+    assert!(torn < places.len() / 6, "{torn} of {}", places.len());
+    assert_eq!(refused + torn, places.len());
+}
+
+#[tokio::test]
 async fn a_flipped_bit_in_a_table_is_never_served() {
     let folder = stopped_log().await;
     // Opening writes what it recovers from the WAL into a table.

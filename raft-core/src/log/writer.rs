@@ -296,6 +296,9 @@ impl WriterThread {
                 Job::Purge { upto } => {
                     batch.put(keys::meta(keys::PURGED), codec::encode(&upto)?);
                     batch.delete_range(keys::entry(0), keys::entry(upto.index + 1));
+                    // Nobody waits for it, but each record is synced before the next is begun: by
+                    // that `wal.rs` tells damage from a torn tail.
+                    needs_sync = true;
                 }
                 Job::Sync { done } => {
                     waiting.others.push(done);
