@@ -472,7 +472,9 @@ async fn exercise(
             ended = nemesis.run(now) => failures.extend(ended.err()),
             () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),
         }
-        cut_short.extend(shared.clients.ended());
+        if !shared.clients.ended().is_empty() {
+            break;
+        }
         progress(
             began.elapsed(),
             prepared.time,
@@ -485,7 +487,7 @@ async fn exercise(
     }
     let faults = std::mem::take(&mut nemesis.records);
     drop(nemesis);
-    if failures.is_empty() && cut_short.is_empty() {
+    if failures.is_empty() && cut_short.is_empty() && shared.clients.ended().is_empty() {
         tokio::select! {
             () = tokio::time::sleep(RECOVERY_WITHIN + RECOVERY_SHOWS) => {}
             () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),
@@ -503,6 +505,7 @@ async fn exercise(
     if drained.await.is_err() {
         clients.shutdown().await;
     }
+    cut_short.extend(shared.clients.ended());
     sampling.abort();
     Ok(Lasted {
         recorder: shared.recorder.clone(),

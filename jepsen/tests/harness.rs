@@ -392,43 +392,78 @@ fn clients_of(harness: u32) -> Vec<(u32, char)> {
     found
 }
 
+/// A run whose clients are looked at from outside.
+struct Watched {
+    harness: std::process::Child,
+    folder: tempfile::TempDir,
+}
+
+impl Watched {
+    fn of(arguments: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let harness = jepsen()
+            .args("run --nodes 3 --clients 4 --seed 3".split(' '))
+            .args(arguments.split_whitespace())
+            .arg("--binary")
+            .arg(palisaded())
+            .arg("--out")
+            .arg(folder.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        Watched { harness, folder }
+    }
+
+    /// Until there are four clients, of whom so many are stopped.
+    fn until_stopped(&self, count: usize) -> Vec<(u32, char)> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let clients = clients_of(self.harness.id());
+            let stopped = clients.iter().filter(|(_, state)| *state == 'T').count();
+            if clients.len() == 4 && stopped == count {
+                return clients;
+            }
+            assert!(std::time::Instant::now() < deadline, "{clients:?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    fn kill(&self, client: (u32, char)) {
+        let killed = Command::new("kill")
+            .args(["-9", &client.0.to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+    }
+
+    fn must_be_unknown_as_a_client_ended(self) {
+        let run = Run {
+            output: self.harness.wait_with_output().unwrap(),
+            folder: self.folder,
+        };
+        assert_eq!(run.status(), 2, "{}", run.words());
+        let why = run.json("results.json")["why"].to_string();
+        assert!(why.contains("the process of client"), "{why}");
+    }
+}
+
 #[test]
 fn paused_clients_are_stopped_processes_and_one_that_dies_makes_the_run_unknown() {
-    let folder = tempfile::tempdir().unwrap();
-    let harness = jepsen()
-        .args("run --nemesis pause-clients --nodes 3 --clients 4 --time 300s --seed 3".split(' '))
-        .arg("--binary")
-        .arg(palisaded())
-        .arg("--out")
-        .arg(folder.path())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    // Until there are four, of whom so many are stopped.
-    let until = |stopped: usize| loop {
-        let clients = clients_of(harness.id());
-        let are_stopped = clients.iter().filter(|(_, state)| *state == 'T').count();
-        if clients.len() == 4 && are_stopped == stopped {
-            return clients;
-        }
-        assert!(std::time::Instant::now() < deadline, "{clients:?}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    };
-    until(1);
-    let clients = until(0);
-    let killed = Command::new("kill")
-        .args(["-9", &clients[2].0.to_string()])
-        .status();
-    assert!(killed.unwrap().success());
-    let run = Run {
-        output: harness.wait_with_output().unwrap(),
-        folder,
-    };
-    assert_eq!(run.status(), 2, "{}", run.words());
-    let why = run.json("results.json")["why"].to_string();
-    assert!(why.contains("the process of client"), "{why}");
+    let run = Watched::of("--nemesis pause-clients --time 300s");
+    run.until_stopped(1);
+    let clients = run.until_stopped(0);
+    run.kill(clients[2]);
+    run.must_be_unknown_as_a_client_ended();
+}
+
+#[test]
+fn a_client_that_dies_while_the_system_recovers_convicts_nobody() {
+    let run = Watched::of("--nemesis none --time 1s");
+    let clients = run.until_stopped(0);
+    // The faults are over by then; if not, the outcome is the same.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    run.kill(clients[1]);
+    run.must_be_unknown_as_a_client_ended();
 }
 
 /// What every fault of the run was seen to do.

@@ -134,6 +134,8 @@ impl Applied {
                 acquire.granted_at.extend(position(&event["position"]));
                 if let (Some(lock), Some(token)) =
                     (fields["lock"].as_str(), fields["token"].as_u64())
+                    // What is granted twice is told by the checks of the log; it is held once.
+                    && acquire.held.iter().all(|(held, _)| held != lock)
                 {
                     acquire.held.push((lock.to_owned(), token));
                 }
@@ -312,6 +314,9 @@ fn list(effects: Option<&Vec<Effect>>) -> &[Effect] {
 
 #[cfg(test)]
 mod tests {
+    use jepsen_checker::lock_checks::{LockRecord, exactly_once};
+    use jepsen_checker::{FailMeaning, History};
+
     use super::*;
 
     fn read(files: &[&str]) -> Applied {
@@ -345,6 +350,19 @@ mod tests {
         assert_eq!(acquire.granted_at[0].to_string(), "7.2");
         assert_eq!(applied.releases("bb", vec![3])[0].had_effect, Some(true));
         assert_eq!(applied.acquire("aa", "r2"), None);
+    }
+
+    #[test]
+    fn a_request_that_a_broken_system_granted_twice_holds_by_the_first_grant() {
+        let again = GRANTED_LATER.replace("\"index\":7", "\"index\":9");
+        let again = again.replace("\"token\":4", "\"token\":6");
+        let applied = read(&[&format!("{QUEUED}\n{GRANTED_LATER}\n{again}")]);
+        let acquire = applied.acquire("aa", "r1").unwrap();
+        assert_eq!(acquire.held, [("l".to_owned(), 4)]);
+        let log = applied.event_stream();
+        let history = History::new([], FailMeaning::Observation).unwrap();
+        let report = exactly_once(&LockRecord::read(&history).unwrap(), &[log]);
+        assert_eq!(report.findings_in_all, 1, "{:?}", report.findings);
     }
 
     #[test]

@@ -98,12 +98,13 @@ pub(crate) fn judge(
         streams.extend(applied.map(Applied::event_stream));
         checks.push(counted(history, &events(&record, &streams)));
     }
-    for report in lock_reports(plan, history, &record, faults)? {
+    for report in lock_reports(plan, history, &record, applied, faults)? {
         checks.push(counted(history, &report));
     }
     // Those who do not wait for answers show nothing of it.
     let is_patient = |workload: &Workload| *workload != Workload::BlindRetries;
-    if plan.workloads.iter().any(is_patient) {
+    // Nor does a run whose clients or faults ended before it did.
+    if plan.workloads.iter().any(is_patient) && plan.cut_short.is_empty() {
         let patient = without_impatient(history)?;
         checks.push(counted(&patient, &recovery(&patient, RECOVERY)));
     }
@@ -342,6 +343,7 @@ fn lock_reports(
     plan: &Plan<'_>,
     history: &History,
     record: &LockRecord<'_>,
+    applied: Option<&Applied>,
     faults: &[FaultRecord],
 ) -> Result<Vec<CheckReport>, Malformed> {
     let rules = LeaseRules::default();
@@ -354,7 +356,8 @@ fn lock_reports(
     reports.push(early_expiry(record, rules));
     reports.push(holder_overlap(record, rules));
     if has(Feature::Requests) {
-        reports.push(exactly_once(record, &[]));
+        let log: Vec<EventStream> = applied.map(Applied::event_stream).into_iter().collect();
+        reports.push(exactly_once(record, &log));
     }
     let writes = runs(Workload::FencedCounter) || runs(Workload::Bank);
     if writes && has(Feature::Tokens) {

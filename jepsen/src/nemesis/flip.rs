@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// A block of RocksDB's logs.
-const BLOCK_BYTES: u64 = 32 << 10;
+/// More than the newest record and the block where it begins. A node that catches up writes large records.
+const END_BYTES: u64 = 256 << 10;
 
 /// A flipped bit.
 #[derive(Debug)]
@@ -79,11 +79,12 @@ impl Flip {
 }
 
 /// What cannot be told from a torn tail is left out: the newest record of the last log, and the lengths of
-/// records in its last block (docs/decisions/0014). A node can be neither right about those nor refuse.
+/// records in the block where that begins (docs/decisions/0014). A node can be neither right about those
+/// nor refuse.
 fn leave_end_of_last_log(files: &mut [(PathBuf, u64)]) {
     let is_log = |(path, _): &&mut (PathBuf, u64)| path.extension().is_some_and(|ext| ext == "log");
     if let Some((_, length)) = files.iter_mut().rfind(is_log) {
-        *length = length.saturating_sub(BLOCK_BYTES);
+        *length = length.saturating_sub(END_BYTES);
     }
 }
 

@@ -362,7 +362,10 @@ impl<'r> Environment<'r> {
         clients.sort_by_key(|client| !holders.contains(client));
         clients.truncate((all.len() / 3).max(1));
         for client in &clients {
-            all.pause(*client).map_err(|error| error.to_string())?;
+            if let Err(error) = all.pause(*client) {
+                self.resume_clients(clients.iter().copied())?;
+                return Err(format!("client {client}: {error}"));
+            }
         }
         let holding = clients.iter().filter(|client| holders.contains(client));
         let target = format!(
@@ -373,10 +376,13 @@ impl<'r> Environment<'r> {
     }
 
     fn resume_clients(&self, clients: impl IntoIterator<Item = usize>) -> Result<()> {
-        clients.into_iter().try_for_each(|client| {
+        // All of them, whatever becomes of one.
+        let mut all = Ok(());
+        for client in clients {
             let resumed = self.shared.clients.resume(client);
-            resumed.map_err(|error| format!("client {client}: {error}"))
-        })
+            all = all.and(resumed.map_err(|error| format!("client {client}: {error}")));
+        }
+        all
     }
 
     async fn restart_one(&mut self, rng: &mut StdRng) -> Result<Begun> {
@@ -655,8 +661,8 @@ impl<'r> Environment<'r> {
 
     /// Mends whatever can be broken, and waits until every member serves.
     pub(super) async fn heal_all(&mut self, limit: Duration) -> Result<()> {
-        self.cluster.network.heal_all().await?;
         self.resume_clients(0..self.shared.clients.len())?;
+        self.cluster.network.heal_all().await?;
         for node in self.cluster.members.clone() {
             self.cluster.nodes[node].preload.set_rate(None);
             match self.cluster.state(node) {

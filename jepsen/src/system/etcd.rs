@@ -198,7 +198,10 @@ impl EtcdClient {
         let grant = json!({"TTL": ttl_ms.div_ceil(1_000).to_string(), "ID": id});
         let granted = self.post(address, "lease/grant", &grant, timeout).await;
         // Whatever became of the lease: the lock was not asked for.
-        let granted = granted.map_err(|_| Answer::refused("no_lease"))?;
+        let granted = granted.map_err(|answer| match answer.ending {
+            Ending::Refused { .. } => answer,
+            _ => Answer::refused("no_lease"),
+        })?;
         let ttl_ms = number(&granted["TTL"])
             .ok_or_else(|| Answer::refused("no_lease"))?
             .saturating_mul(1_000);

@@ -2,13 +2,17 @@
 
 use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use futures::StreamExt;
-use lock_client::{Client, LockEvent};
+use lock_client::{Client, Error, LockEvent};
 
 use crate::arguments::WatchArguments;
 use crate::exit;
 use crate::output::{Output, or_dash};
+
+/// Between attempts to begin, each of which has its own deadline.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Prints events until the reader goes away or the stream ends with an error.
 pub(crate) async fn run(client: &Client, arguments: WatchArguments, output: Output) -> ExitCode {
@@ -19,12 +23,19 @@ pub(crate) async fn run(client: &Client, arguments: WatchArguments, output: Outp
     match arguments.after.as_deref().map(str::parse) {
         Some(Ok(place)) => request = request.after(place),
         Some(Err(error)) => return exit::fail(exit::USAGE, format_args!("--after: {error}")),
-        None => match request.from_now().await {
-            Ok((place, from_now)) => {
-                exit::say(format_args!("watching from {place} on"));
-                request = from_now;
+        None => loop {
+            match request.clone().from_now().await {
+                Ok((place, from_now)) => {
+                    exit::say(format_args!("watching from {place} on"));
+                    request = from_now;
+                    break;
+                }
+                Err(error @ Error::Unavailable { .. }) => {
+                    exit::say(format_args!("{error}. Trying on."));
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return exit::failed(&error),
             }
-            Err(error) => return exit::failed(&error),
         },
     }
     let mut events = pin!(request.stream());

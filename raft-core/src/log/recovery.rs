@@ -194,8 +194,8 @@ pub(crate) fn examine(directory: &Path, look: impl FnMut(&Entry) -> io::Result<(
             match wal::damage(&database) {
                 Ok(None) => {}
                 Ok(Some(damage)) => problems.push(damaged(format!(
-                    "the record at byte {} of {} does not hold, and was synced: another follows at \
-                     byte {}",
+                    "the record at byte {} of {} does not hold, and was synced before another was \
+                     begun, at byte {}",
                     damage.offset,
                     damage.file.display(),
                     damage.next

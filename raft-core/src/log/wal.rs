@@ -9,7 +9,9 @@
 //! CRC-32C over type and payload, its length and its type.
 //!
 //! Not told: damage to the newest record, which looks as if it was torn; and damage to the length
-//! of a record in the last block, behind which nothing can be found.
+//! of a record in the block where the newest begins, behind which nothing can be found. Where syncs
+//! are left out (`SyncPolicy::Never`), a power cut can leave what looks like damage; nobody can say
+//! then what such a log has lost, so it is refused too.
 
 use std::fs;
 use std::io;

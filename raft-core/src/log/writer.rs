@@ -50,7 +50,7 @@ pub(super) enum Job {
         first_removed: u64,
         done: Done,
     },
-    /// Remove entries up to and including `upto`. Needs no sync: purging again is harmless.
+    /// Remove entries up to and including `upto`. Nobody waits for it: purging again is harmless.
     Purge {
         upto: LogId,
     },
@@ -296,8 +296,8 @@ impl WriterThread {
                 Job::Purge { upto } => {
                     batch.put(keys::meta(keys::PURGED), codec::encode(&upto)?);
                     batch.delete_range(keys::entry(0), keys::entry(upto.index + 1));
-                    // Nobody waits for it, but each record is synced before the next is begun: by
-                    // that `wal.rs` tells damage from a torn tail.
+                    // Each record is synced before the next is begun: by that `wal.rs` tells damage
+                    // from a torn tail.
                     needs_sync = true;
                 }
                 Job::Sync { done } => {
