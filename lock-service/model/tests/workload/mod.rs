@@ -65,6 +65,8 @@ impl Workload {
 
     /// The next entry and its command, for a state that is like `table`.
     pub fn next(&mut self, table: &LockTable) -> (Entry, Command) {
+        // A log that begins with anything else, so that it is refused.
+        let is_first = self.entry.index == 0;
         self.entry.index += 1 + u64::from(self.random.one_in(50));
         let now = table.clock().0;
         let elapsed_ms = match self.random.below(12) {
@@ -78,7 +80,8 @@ impl Workload {
         };
         let back_ms = if self.random.one_in(40) { 1_000 } else { 0 };
         self.entry.now = Timestamp((now + elapsed_ms).saturating_sub(back_ms));
-        let command = if table.cluster_id().is_none() && !self.random.one_in(4) {
+        let is_founded = table.cluster_id().is_some();
+        let command = if !is_founded && !is_first && !self.random.one_in(4) {
             Command::Found {
                 cluster_id: ClusterId([1; 16]),
                 token_floor: Token(self.random.below(50)),
