@@ -135,9 +135,13 @@ pub(crate) struct SelfTestArguments {
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) sound_runs: usize,
 
-    /// How long each run breaks things
-    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = positive_duration)]
+    /// How long each run with a bug breaks things
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     pub(crate) time: Duration,
+
+    /// The same without a bug: long enough for every group of faults to come, or nothing is shown
+    #[arg(long, value_name = "DURATION", default_value = "150s", value_parser = positive_duration)]
+    pub(crate) sound_time: Duration,
 
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = between_1_and(9))]

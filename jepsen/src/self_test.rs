@@ -3,6 +3,7 @@
 //! it, and without any, which must never be convicted. Every run is `palisade-jepsen run`, as people use it.
 
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -239,10 +240,15 @@ impl Tester<'_> {
     async fn run(&self, bug: Option<&str>, seed: u64) -> Result<Results, String> {
         let name = format!("{}-{seed}", bug.unwrap_or("none"));
         let out = self.directory.path(&name);
-        let own = std::env::current_exe().map_err(|error| error.to_string())?;
-        let time = humantime::format_duration(self.arguments.time).to_string();
-        let mut command = Command::new(own);
+        let lasts = match bug {
+            Some(_) => self.arguments.time,
+            None => self.arguments.sound_time,
+        };
+        let time = humantime::format_duration(lasts).to_string();
+        // This very program, also when its file was replaced while it ran.
+        let mut command = Command::new("/proc/self/exe");
         command
+            .arg0(env!("CARGO_BIN_NAME"))
             .args(["run", "--workload", "mixed", "--nemesis", "all"])
             .args(["--nodes", &self.arguments.nodes.to_string()])
             .args(["--time", &time.replace(' ', "")])
@@ -259,7 +265,7 @@ impl Tester<'_> {
         let log = self.directory.path(&format!("{name}.txt"));
         let unusable = |error: io::Error| format!("{name}: {error}");
         let mut process = Process::start(&mut command, &log).map_err(unusable)?;
-        let deadline = Instant::now() + self.arguments.time + RUN_GRACE;
+        let deadline = Instant::now() + lasts + RUN_GRACE;
         while process.ended().map_err(unusable)?.is_none() {
             if Instant::now() >= deadline {
                 process.kill().map_err(unusable)?;

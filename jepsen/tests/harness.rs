@@ -380,12 +380,13 @@ fn clients_of(harness: u32) -> Vec<(u32, char)> {
         // Processes end while they are looked at.
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let Some((pid, rest)) = stat.split_once(" (palisade-jepsen) ") else {
+        let (Some((pid, _)), Some((_, rest))) = (stat.split_once(' '), stat.rsplit_once(") "))
+        else {
             continue;
         };
         let mut rest = rest.split(' ');
         let state = rest.next().unwrap().parse().unwrap();
-        if rest.next() == Some(&harness.to_string()) && command.ends_with(b"\0client\0") {
+        if rest.next() == Some(&harness.to_string()) && command == b"palisade-jepsen\0client\0" {
             found.push((pid.parse().unwrap(), state));
         }
     }

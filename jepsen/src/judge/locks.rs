@@ -79,6 +79,8 @@ enum Drafting {
 struct Drafter<'h> {
     history: &'h History,
     applied: Option<&'h Applied>,
+    /// Sendings of acquires, by lease.
+    sent: BTreeMap<&'h str, Vec<&'h Operation>>,
     drafted: Vec<Drafted>,
     /// Effects in the log that an answer claims, or an unknown operation was given.
     claimed: BTreeSet<Position>,
@@ -96,6 +98,14 @@ fn code(operation: &Operation, history: &History) -> String {
         .completion(operation)
         .and_then(|event| event.error.as_ref());
     error.map_or_else(String::new, |error| words(error, "code").to_owned())
+}
+
+/// The names of the locks that an acquire asks for.
+fn locks_asked(acquire: &Operation) -> Vec<&Value> {
+    let several = acquire.input.field("locks").and_then(Value::as_list);
+    let several = several.unwrap_or_default().iter();
+    let several = several.filter_map(|lock| lock.field("name"));
+    acquire.key.iter().chain(several).collect()
 }
 
 /// The tokens that a release names, sorted.
@@ -120,6 +130,7 @@ pub(super) fn lock_history(
     let mut drafter = Drafter {
         history,
         applied,
+        sent: BTreeMap::new(),
         drafted: Vec::new(),
         claimed: BTreeSet::new(),
         granted: BTreeSet::new(),
@@ -168,6 +179,7 @@ impl<'h> Drafter<'h> {
                 .request(operation)
                 .map_or("", |request| request);
             let lease = words(&operation.input, "lease");
+            self.sent.entry(lease).or_default().push(operation);
             let key = (lease.to_owned(), request.to_owned());
             requests.entry(key).or_default().push(operation);
         }
@@ -299,17 +311,39 @@ impl<'h> Drafter<'h> {
         }
     }
 
+    /// What the lease that cancels asked for.
+    fn sent_by(&self, cancel: &Operation) -> &[&'h Operation] {
+        let sent = self.sent.get(words(&cancel.input, "lease"));
+        sent.map_or(&[], |sent| sent)
+    }
+
+    /// The first sending of the request that a cancel names.
+    fn cancelled(&self, cancel: &Operation) -> Option<&'h Operation> {
+        let request = words(&cancel.input, "request_id");
+        let is_of = |sent: &&&Operation| {
+            let of = self.history.request(sent);
+            of.is_some_and(|of| &**of == request)
+        };
+        self.sent_by(cancel).iter().find(is_of).copied()
+    }
+
+    /// Whether the lease asked for the same lock by another request too. That one may hold it, so a
+    /// cancel that ended nothing does not say that the lease does not.
+    fn is_one_of_several(&self, cancel: &Operation) -> bool {
+        let Some(cancelled) = self.cancelled(cancel) else {
+            return false;
+        };
+        let locks = locks_asked(cancelled);
+        self.sent_by(cancel).iter().any(|other| {
+            self.history.request(other) != self.history.request(cancelled)
+                && locks_asked(other).iter().any(|lock| locks.contains(lock))
+        })
+    }
+
     /// A cancel names a request: what that asked for is what it gives back.
     fn locks_of_cancel(&self, operation: &Operation) -> Option<Value> {
         let lease = operation.input.field("lease")?;
-        let request = words(&operation.input, "request_id");
-        let acquire = self.history.operations().iter().find(|other| {
-            &*other.function == "acquire"
-                && self
-                    .history
-                    .request(other)
-                    .is_some_and(|id| &**id == request)
-        })?;
+        let acquire = self.cancelled(operation)?;
         let locks = acquire.input.field("locks")?.as_list()?;
         let names = locks.iter().filter_map(|lock| lock.field("name").cloned());
         Some(map([
@@ -340,6 +374,11 @@ impl<'h> Drafter<'h> {
                     .collect();
                 self.claimed.extend(places.iter().copied());
                 let was_held = answer.field("was_held") != Some(&Value::Bool(false));
+                let is_cancel = &*operation.function == "cancel";
+                if is_cancel && !was_held && self.is_one_of_several(operation) {
+                    self.dropped += 1;
+                    return;
+                }
                 let released = map([("was_held", Value::Bool(was_held))]);
                 self.ending(operation, Drafting::Ok(released));
                 if let Some(drafted) = self.drafted.last_mut() {
@@ -503,5 +542,57 @@ impl<'h> Drafter<'h> {
             resolved: self.resolved,
             dropped: self.dropped,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Operations one after the other: function, request, argument, and the answer.
+    fn history(operations: &[(&str, Option<&str>, Value, Value)]) -> History {
+        let mut events = Vec::new();
+        for (number, (function, request, input, answer)) in (0..).zip(operations) {
+            for (kind, value) in [(EventKind::Invoke, input), (EventKind::Ok, answer)] {
+                let mut event = Event::new(Process::Client(number), kind, function, value.clone());
+                event.key = Some(Value::text("a"));
+                event.request = request.map(Into::into);
+                events.push(event);
+            }
+        }
+        History::new(events, FailMeaning::Observation).unwrap()
+    }
+
+    fn acquire(request: &str, token: u64) -> (&'static str, Option<&str>, Value, Value) {
+        let answer = map([("token", number(token)), ("ttl_ms", number(2_000))]);
+        let input = map([("lease", Value::text("l")), ("ttl_ms", number(2_000))]);
+        ("acquire", Some(request), input, answer)
+    }
+
+    fn cancel(request: &str) -> (&'static str, Option<&'static str>, Value, Value) {
+        let input = [("lease", "l"), ("request_id", request)];
+        let input = map(input.map(|(name, value)| (name, Value::text(value))));
+        let answer = map([("was_held", Value::Bool(false))]);
+        ("cancel", None, input, answer)
+    }
+
+    fn functions(history: &History) -> Vec<String> {
+        let rewritten = lock_history(history, None).unwrap().history;
+        let operations = rewritten.operations().iter();
+        operations.map(|it| it.function.to_string()).collect()
+    }
+
+    #[test]
+    fn a_cancel_that_ended_nothing_is_a_release_of_nothing() {
+        let history = history(&[acquire("r1", 1), cancel("r1")]);
+        assert_eq!(functions(&history), ["acquire", "release"]);
+    }
+
+    #[test]
+    fn a_cancel_of_another_request_than_the_one_that_holds_says_nothing_of_the_lock() {
+        let mut waits = acquire("r2", 0);
+        waits.3 = map([("granted", Value::Bool(false))]);
+        let history = history(&[acquire("r1", 1), waits, cancel("r2")]);
+        assert!(!functions(&history).contains(&"release".to_owned()));
     }
 }

@@ -4,6 +4,7 @@
 //! JSON each; it decides what to ask, and writes the history. The process keeps nothing but connections.
 
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -173,9 +174,11 @@ impl ClientProcess {
     /// Starts one for the system of this name. Call it from a thread that lives as long as the process
     /// is to.
     pub(crate) async fn start(system: &str, links: ClientLinks) -> io::Result<Self> {
-        let mut command = std::process::Command::new(std::env::current_exe()?);
+        // This very program, also when its file was replaced while it ran.
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0(env!("CARGO_BIN_NAME"));
         // Ctrl-C at a terminal is for the harness, which ends its run in order.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.process_group(0);
         ends_with_this_thread(&mut command);
         let mut child = Command::from(command)
             .arg(SUBCOMMAND)
