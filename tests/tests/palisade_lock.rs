@@ -56,7 +56,9 @@ impl Running {
 }
 
 fn palisade(endpoints: &[String], arguments: &[&str]) -> Running {
-    let mut command = Command::new(tests::palisade());
+    // It ignores no signal, also where these tests were started to.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(tests::palisade());
     command
         .args(arguments)
         .env("PALISADE_ENDPOINTS", endpoints.join(","))

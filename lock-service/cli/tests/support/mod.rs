@@ -47,9 +47,11 @@ pub fn healthy() -> FakeServer {
     cluster(|_| renewed(15_000))
 }
 
+/// Started to ignore no signal, also where these tests were (by `nohup`, or by a script with `&`).
 pub fn palisade(endpoint: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    let mut command = Command::new("env");
     command
+        .args(["--default-signal", env!("CARGO_BIN_EXE_palisade")])
         .env("PALISADE_ENDPOINTS", endpoint)
         .stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
