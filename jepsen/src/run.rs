@@ -466,14 +466,12 @@ async fn exercise(
     let (mut failures, mut cut_short) = (Vec::new(), Vec::new());
     let mut interrupt = Box::pin(interrupted());
     let mut now = began;
-    while now < until && failures.is_empty() && cut_short.is_empty() {
+    let all_run = || shared.clients.ended().is_empty();
+    while now < until && failures.is_empty() && cut_short.is_empty() && all_run() {
         now = (now + Duration::from_secs(1)).min(until);
         tokio::select! {
             ended = nemesis.run(now) => failures.extend(ended.err()),
             () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),
-        }
-        if !shared.clients.ended().is_empty() {
-            break;
         }
         progress(
             began.elapsed(),
@@ -487,7 +485,7 @@ async fn exercise(
     }
     let faults = std::mem::take(&mut nemesis.records);
     drop(nemesis);
-    if failures.is_empty() && cut_short.is_empty() && shared.clients.ended().is_empty() {
+    if failures.is_empty() && cut_short.is_empty() && all_run() {
         tokio::select! {
             () = tokio::time::sleep(RECOVERY_WITHIN + RECOVERY_SHOWS) => {}
             () = &mut interrupt => cut_short.push("it was interrupted".to_owned()),

@@ -3,7 +3,6 @@
 //! it, and without any, which must never be convicted. Every run is `palisade-jepsen run`, as people use it.
 
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::arguments::SelfTestArguments;
-use crate::cluster::Process;
+use crate::cluster::{Process, this_program};
 use crate::exit;
 use crate::output::eprint_line;
 use crate::run_directory::{RESULTS, Results, RunDirectory, RunVerdict};
@@ -245,10 +244,8 @@ impl Tester<'_> {
             None => self.arguments.sound_time,
         };
         let time = humantime::format_duration(lasts).to_string();
-        // This very program, also when its file was replaced while it ran.
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = this_program();
         command
-            .arg0(env!("CARGO_BIN_NAME"))
             .args(["run", "--workload", "mixed", "--nemesis", "all"])
             .args(["--nodes", &self.arguments.nodes.to_string()])
             .args(["--time", &time.replace(' ', "")])

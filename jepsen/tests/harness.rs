@@ -32,6 +32,26 @@ fn palisaded() -> PathBuf {
     found
 }
 
+fn temporary_folder() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("palisade-jepsen-test-")
+        .tempdir()
+        .unwrap()
+}
+
+/// `palisade-jepsen run`, of this binary, into this folder.
+fn run_command(binary: &Path, arguments: &str, folder: &Path) -> Command {
+    let mut command = jepsen();
+    command
+        .arg("run")
+        .args(arguments.split_whitespace())
+        .arg("--binary")
+        .arg(binary)
+        .arg("--out")
+        .arg(folder);
+    command
+}
+
 struct Run {
     output: Output,
     folder: tempfile::TempDir,
@@ -43,19 +63,9 @@ impl Run {
     }
 
     fn with(binary: &Path, arguments: &str) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("palisade-jepsen-test-")
-            .tempdir()
-            .unwrap();
-        let output = jepsen()
-            .arg("run")
-            .args(arguments.split_whitespace())
-            .arg("--binary")
-            .arg(binary)
-            .arg("--out")
-            .arg(folder.path())
-            .output()
-            .unwrap();
+        let folder = temporary_folder();
+        let output = run_command(binary, arguments, folder.path()).output();
+        let output = output.unwrap();
         Run { output, folder }
     }
 
@@ -333,16 +343,9 @@ fn a_harness_that_is_killed_leaves_neither_nodes_nor_namespaces() {
         eprintln!("SKIPPED: {why}");
         return;
     }
-    let folder = tempfile::Builder::new()
-        .prefix("palisade-jepsen-test-")
-        .tempdir()
-        .unwrap();
-    let mut harness = jepsen()
-        .args("run --backend namespaces --nodes 3 --time 300s --seed 3".split(' '))
-        .arg("--binary")
-        .arg(palisaded())
-        .arg("--out")
-        .arg(folder.path())
+    let folder = temporary_folder();
+    let arguments = "--backend namespaces --nodes 3 --time 300s --seed 3";
+    let mut harness = run_command(&palisaded(), arguments, folder.path())
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -401,14 +404,9 @@ struct Watched {
 
 impl Watched {
     fn of(arguments: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let harness = jepsen()
-            .args("run --nodes 3 --clients 4 --seed 3".split(' '))
-            .args(arguments.split_whitespace())
-            .arg("--binary")
-            .arg(palisaded())
-            .arg("--out")
-            .arg(folder.path())
+        let folder = temporary_folder();
+        let harness = run_command(&palisaded(), arguments, folder.path())
+            .args("--nodes 3 --clients 4 --seed 3".split(' '))
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())
             .spawn()
@@ -426,6 +424,21 @@ impl Watched {
                 return clients;
             }
             assert!(std::time::Instant::now() < deadline, "{clients:?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Until it has looked at its cluster at this time of its history.
+    fn until_recorded_ns(&self, time_ns: u64) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let last = || -> Option<u64> {
+            let samples = std::fs::read_to_string(self.folder.path().join("cluster.jsonl")).ok()?;
+            // The last line may be on its way.
+            let mut lines = samples.lines().rev();
+            lines.find_map(|line| serde_json::from_str::<Value>(line).ok()?["time_ns"].as_u64())
+        };
+        while last().is_none_or(|last| last < time_ns) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", last());
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
@@ -461,8 +474,7 @@ fn paused_clients_are_stopped_processes_and_one_that_dies_makes_the_run_unknown(
 fn a_client_that_dies_while_the_system_recovers_convicts_nobody() {
     let run = Watched::of("--nemesis none --time 1s");
     let clients = run.until_stopped(0);
-    // The faults are over by then; if not, the outcome is the same.
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    run.until_recorded_ns(5_000_000_000);
     run.kill(clients[1]);
     run.must_be_unknown_as_a_client_ended();
 }

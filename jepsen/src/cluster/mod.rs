@@ -20,7 +20,7 @@ pub(crate) use links::{Backend, End, Network, Rule, Treatment};
 pub(crate) use namespaces::{isolate, probe as probe_namespaces};
 use preload::Preload;
 pub(crate) use preload::{find_faketime, find_shim};
-pub(crate) use process::{Process, ends_with_this_thread};
+pub(crate) use process::{Process, ends_with_this_thread, this_program};
 
 use crate::run_directory::{ClusterSample, NodeSample, RunDirectory};
 use crate::system::{ClientLinks, NodePlan, Origin, System};

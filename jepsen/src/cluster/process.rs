@@ -11,6 +11,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// A command that starts this very program, also when its file was replaced while it ran.
+pub(crate) fn this_program() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(env!("CARGO_BIN_NAME"));
+    command
+}
+
 /// The kernel kills the process that the command starts when the thread that starts it ends, however
 /// that comes about.
 pub(crate) fn ends_with_this_thread(command: &mut Command) {

@@ -79,8 +79,8 @@ enum Drafting {
 struct Drafter<'h> {
     history: &'h History,
     applied: Option<&'h Applied>,
-    /// Sendings of acquires, by lease.
-    sent: BTreeMap<&'h str, Vec<&'h Operation>>,
+    /// The sendings of each acquire, by lease and request.
+    requests: BTreeMap<(&'h str, &'h str), Vec<&'h Operation>>,
     drafted: Vec<Drafted>,
     /// Effects in the log that an answer claims, or an unknown operation was given.
     claimed: BTreeSet<Position>,
@@ -130,7 +130,7 @@ pub(super) fn lock_history(
     let mut drafter = Drafter {
         history,
         applied,
-        sent: BTreeMap::new(),
+        requests: BTreeMap::new(),
         drafted: Vec::new(),
         claimed: BTreeSet::new(),
         granted: BTreeSet::new(),
@@ -167,7 +167,6 @@ impl<'h> Drafter<'h> {
 
     /// Acquires by lease and request: one operation each.
     fn acquires(&mut self) {
-        let mut requests: BTreeMap<(String, String), Vec<&Operation>> = BTreeMap::new();
         let acquires = self
             .history
             .operations()
@@ -179,12 +178,11 @@ impl<'h> Drafter<'h> {
                 .request(operation)
                 .map_or("", |request| request);
             let lease = words(&operation.input, "lease");
-            self.sent.entry(lease).or_default().push(operation);
-            let key = (lease.to_owned(), request.to_owned());
-            requests.entry(key).or_default().push(operation);
+            let sendings = self.requests.entry((lease, request)).or_default();
+            sendings.push(operation);
         }
-        for ((lease, request), sendings) in requests {
-            self.acquire(&lease, &request, &sendings);
+        for ((lease, request), sendings) in self.requests.clone() {
+            self.acquire(lease, request, &sendings);
         }
     }
 
@@ -311,48 +309,47 @@ impl<'h> Drafter<'h> {
         }
     }
 
-    /// What the lease that cancels asked for.
-    fn sent_by(&self, cancel: &Operation) -> &[&'h Operation] {
-        let sent = self.sent.get(words(&cancel.input, "lease"));
-        sent.map_or(&[], |sent| sent)
-    }
-
     /// The first sending of the request that a cancel names.
-    fn cancelled(&self, cancel: &Operation) -> Option<&'h Operation> {
-        let request = words(&cancel.input, "request_id");
-        let is_of = |sent: &&&Operation| {
-            let of = self.history.request(sent);
-            of.is_some_and(|of| &**of == request)
-        };
-        self.sent_by(cancel).iter().find(is_of).copied()
+    fn cancelled(&self, cancel: &'h Operation) -> Option<&'h Operation> {
+        let input = &cancel.input;
+        let sendings = self
+            .requests
+            .get(&(words(input, "lease"), words(input, "request_id")))?;
+        sendings.first().copied()
     }
 
     /// Whether the lease asked for the same lock by another request too. That one may hold it, so a
     /// cancel that ended nothing does not say that the lease does not.
-    fn is_one_of_several(&self, cancel: &Operation) -> bool {
+    fn is_one_of_several(&self, cancel: &'h Operation) -> bool {
         let Some(cancelled) = self.cancelled(cancel) else {
             return false;
         };
         let locks = locks_asked(cancelled);
-        self.sent_by(cancel).iter().any(|other| {
-            self.history.request(other) != self.history.request(cancelled)
-                && locks_asked(other).iter().any(|lock| locks.contains(lock))
-        })
+        let (lease, request) = (
+            words(&cancel.input, "lease"),
+            words(&cancel.input, "request_id"),
+        );
+        let of_lease = self.requests.range((lease, "")..);
+        of_lease
+            .take_while(|((of, _), _)| *of == lease)
+            .filter(|((_, other), _)| *other != request)
+            .flat_map(|(_, sendings)| locks_asked(sendings[0]))
+            .any(|lock| locks.contains(&lock))
     }
 
     /// A cancel names a request: what that asked for is what it gives back.
-    fn locks_of_cancel(&self, operation: &Operation) -> Option<Value> {
+    fn locks_of_cancel(&self, operation: &'h Operation) -> Option<Value> {
         let lease = operation.input.field("lease")?;
         let acquire = self.cancelled(operation)?;
-        let locks = acquire.input.field("locks")?.as_list()?;
-        let names = locks.iter().filter_map(|lock| lock.field("name").cloned());
+        acquire.input.field("locks")?.as_list()?;
+        let names = locks_asked(acquire).into_iter().cloned();
         Some(map([
             ("lease", lease.clone()),
             ("locks", Value::list(names)),
         ]))
     }
 
-    fn ending(&mut self, operation: &Operation, ending: Drafting) {
+    fn ending(&mut self, operation: &'h Operation, ending: Drafting) {
         self.draft(operation, Self::function(operation), ending);
         if &*operation.function == "cancel" {
             let locks = self.locks_of_cancel(operation);

@@ -93,12 +93,12 @@ pub(crate) fn judge(
         checks.push(replicas_agree(applied));
         checks.extend(log_checks(applied, plan.samples));
     }
+    let log: Vec<EventStream> = applied.map(Applied::event_stream).into_iter().collect();
     if plan.workloads.contains(&Workload::Events) {
-        let mut streams = plan.streams.to_vec();
-        streams.extend(applied.map(Applied::event_stream));
+        let streams = [plan.streams, &log].concat();
         checks.push(counted(history, &events(&record, &streams)));
     }
-    for report in lock_reports(plan, history, &record, applied, faults)? {
+    for report in lock_reports(plan, history, &record, &log, faults)? {
         checks.push(counted(history, &report));
     }
     // Those who do not wait for answers show nothing of it.
@@ -343,7 +343,7 @@ fn lock_reports(
     plan: &Plan<'_>,
     history: &History,
     record: &LockRecord<'_>,
-    applied: Option<&Applied>,
+    log: &[EventStream],
     faults: &[FaultRecord],
 ) -> Result<Vec<CheckReport>, Malformed> {
     let rules = LeaseRules::default();
@@ -356,8 +356,7 @@ fn lock_reports(
     reports.push(early_expiry(record, rules));
     reports.push(holder_overlap(record, rules));
     if has(Feature::Requests) {
-        let log: Vec<EventStream> = applied.map(Applied::event_stream).into_iter().collect();
-        reports.push(exactly_once(record, &log));
+        reports.push(exactly_once(record, log));
     }
     let writes = runs(Workload::FencedCounter) || runs(Workload::Bank);
     if writes && has(Feature::Tokens) {

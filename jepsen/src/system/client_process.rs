@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::{Answer, Call, ClientLinks, WatchEnding, Watched, client_of};
-use crate::cluster::ends_with_this_thread;
+use crate::cluster::{ends_with_this_thread, this_program};
 
 /// The subcommand that is such a process.
 const SUBCOMMAND: &str = "client";
@@ -52,12 +52,12 @@ enum Order {
 }
 
 /// A [`Watched`], its events as a file of events has them.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Told {
     events: String,
     places: Vec<String>,
     place: Option<String>,
-    ending: Option<WatchEnding>,
+    ending: WatchEnding,
 }
 
 impl Told {
@@ -73,7 +73,7 @@ impl Told {
             events: String::from_utf8(lines).map_err(io::Error::other)?,
             places,
             place: watched.place,
-            ending: Some(watched.ending),
+            ending: watched.ending,
         })
     }
 
@@ -83,7 +83,7 @@ impl Told {
         Ok(Watched {
             events: events.zip(self.places).collect(),
             place: self.place,
-            ending: self.ending.ok_or(io::ErrorKind::InvalidData)?,
+            ending: self.ending,
         })
     }
 }
@@ -174,9 +174,7 @@ impl ClientProcess {
     /// Starts one for the system of this name. Call it from a thread that lives as long as the process
     /// is to.
     pub(crate) async fn start(system: &str, links: ClientLinks) -> io::Result<Self> {
-        // This very program, also when its file was replaced while it ran.
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0(env!("CARGO_BIN_NAME"));
+        let mut command = this_program();
         // Ctrl-C at a terminal is for the harness, which ends its run in order.
         command.process_group(0);
         ends_with_this_thread(&mut command);

@@ -139,7 +139,7 @@ async fn stopped_log() -> tempfile::TempDir {
 }
 
 /// The one file of the database with this ending that holds something.
-fn database_file(folder: &Path, extension: &str) -> std::path::PathBuf {
+pub(super) fn database_file(folder: &Path, extension: &str) -> std::path::PathBuf {
     let files = std::fs::read_dir(folder.join("rocksdb")).unwrap();
     let mut found: Vec<_> = files
         .map(|file| file.unwrap().path())

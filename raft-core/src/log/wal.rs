@@ -59,11 +59,11 @@ pub(super) fn damage(database: &Path) -> io::Result<Option<Damage>> {
 
 /// Where a fragment that does not hold is, and the next record behind it.
 fn damage_in(log: &[u8]) -> Option<(usize, usize)> {
-    let bad = last_valid(log, 0, |_| false).err()?;
+    let bad = find(log, 0, |_| false).err()?;
     // What follows is where its length says, if that is right, and at every block.
     let mut from = length(log, bad).map_or(next_block(bad), |length| bad + HEADER_BYTES + length);
     while from < log.len() {
-        match last_valid(log, from, |part| part == Part::Begins) {
+        match find(log, from, |part| part == Part::Begins) {
             Ok(next) => return next.map(|next| (bad, next)),
             Err(at) => from = next_block(at),
         }
@@ -73,11 +73,7 @@ fn damage_in(log: &[u8]) -> Option<(usize, usize)> {
 
 /// Goes from fragment to fragment until one is `wanted`, and says where; `None` at the end of the log.
 /// The error is where a fragment does not hold.
-fn last_valid(
-    log: &[u8],
-    from: usize,
-    wanted: impl Fn(Part) -> bool,
-) -> Result<Option<usize>, usize> {
+fn find(log: &[u8], from: usize, wanted: impl Fn(Part) -> bool) -> Result<Option<usize>, usize> {
     let mut at = from;
     while at < log.len() {
         if next_block(at) - at < HEADER_BYTES {
@@ -123,6 +119,7 @@ fn fragment(log: &[u8], at: usize) -> Option<(Part, usize)> {
 mod tests {
     use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 
+    use super::super::tests::database_file;
     use super::*;
 
     /// A log that RocksDB wrote, of records of these sizes, and where each begins.
@@ -130,32 +127,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut options = Options::default();
         options.create_if_missing(true);
-        let db = DB::open(&options, folder.path()).unwrap();
+        let db = DB::open(&options, folder.path().join("rocksdb")).unwrap();
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
-        let log = || {
-            let mut files: Vec<_> = fs::read_dir(folder.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-                .collect();
-            assert_eq!(files.len(), 1, "{files:?}");
-            fs::read(files.remove(0)).unwrap()
-        };
-        let mut begins = Vec::new();
+        let (mut log, mut begins) = (Vec::new(), Vec::new());
         for size in sizes {
-            begins.push(log().len());
+            begins.push(log.len());
             let mut batch = WriteBatch::default();
             batch.put(b"key", vec![7; *size]);
             db.write_opt(batch, &synced).unwrap();
+            log = fs::read(database_file(folder.path(), "log")).unwrap();
         }
-        (log(), begins)
+        (log, begins)
     }
 
     #[test]
     fn a_whole_log_and_one_that_was_cut_anywhere_are_no_damage() {
         let (log, _) = written(&[10, 300, 70_000, 20, 40_000, 5]);
-        assert_eq!(last_valid(&log, 0, |_| false), Ok(None));
+        assert_eq!(find(&log, 0, |_| false), Ok(None));
         for length in (0..log.len()).step_by(11) {
             assert_eq!(damage_in(&log[..length]), None, "cut to {length}");
         }
@@ -168,7 +157,7 @@ mod tests {
         for page in (last / 4096 + 1)..log.len() / 4096 {
             let mut torn = log.clone();
             torn[page * 4096..(page + 1) * 4096].fill(0);
-            assert!(last_valid(&torn, 0, |_| false).is_err());
+            assert!(find(&torn, 0, |_| false).is_err());
             assert_eq!(damage_in(&torn), None, "page {page}");
         }
     }
