@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tests::{Acquire, Cluster, Http, Load, Reply, eventually, holder};
+use tests::{Acquire, Cluster, Http, Load, Reply, Scrape, eventually, holder};
 
 const NO_ARGUMENTS: [&str; 0] = [];
 
@@ -136,6 +136,11 @@ async fn a_dead_node_is_replaced_and_its_remains_are_told_what_to_do() {
     // The same machine with an empty disk.
     cluster.join_at(http, peer, &NO_ARGUMENTS);
     let wiped = cluster.len() - 1;
+    // Often: it was once killed by an abort, when it ended while its database was being closed.
+    for _ in 0..10 {
+        assert_eq!(cluster.wait_end(wiped).await.code(), Some(1));
+        cluster.restart(wiped);
+    }
     assert_eq!(cluster.wait_end(wiped).await.code(), Some(1));
     let log = cluster.log(wiped);
     for words in ["peer address", &dead_id, "remove that member first"] {
@@ -163,6 +168,59 @@ async fn a_dead_node_is_replaced_and_its_remains_are_told_what_to_do() {
     let log = cluster.log(dead);
     assert!(log.contains("was removed from its cluster"), "{log}");
     until_voters(&cluster.http(new), &voters).await;
+}
+
+/// The last entry in a node's log, by its own metrics.
+async fn last_log_index(http: &Http) -> Option<f64> {
+    let metrics = http.try_get("/metrics").await.ok()?;
+    Scrape::parse(metrics.body.as_str()?).get("raft_last_log_index", &[])
+}
+
+#[tokio::test]
+async fn a_node_is_taken_in_by_a_committed_membership_and_can_be_stopped_before_that() {
+    let mut cluster = Cluster::start().await;
+    let old_leader = cluster.leader().await;
+    let others: Vec<usize> = (0..3).filter(|node| *node != old_leader).collect();
+    for node in &others {
+        cluster.kill9(*node);
+    }
+    // The old leader writes and sends a membership with the new node that it cannot commit.
+    let joining = cluster.join(&NO_ARGUMENTS);
+    eventually("the membership is written", async || {
+        let log = cluster.log(old_leader);
+        log.contains("changing the membership").then_some(())
+    })
+    .await;
+    for _ in 0..10 {
+        eventually("the node has the old leader's log", async || {
+            let theirs = last_log_index(&cluster.http(old_leader)).await?;
+            (last_log_index(&cluster.http(joining)).await? == theirs).then_some(())
+        })
+        .await;
+        cluster.terminate(joining).await;
+        cluster.restart(joining);
+    }
+    eventually("it says that it waits", async || {
+        let log = cluster.log(joining);
+        log.contains("waiting to be taken in").then_some(())
+    })
+    .await;
+    assert!(!cluster.log(joining).contains("serving"));
+
+    // That membership is lost, and a newer one without the node is made meanwhile.
+    cluster.stop(joining);
+    cluster.kill9(old_leader);
+    for node in &others {
+        cluster.restart(*node);
+    }
+    let another = cluster.join(&["--learner"]);
+    until_member(&cluster, another).await;
+    cluster.cont(joining);
+    until_member(&cluster, joining).await;
+    cluster.restart(old_leader);
+    cluster.wait_node_ready(old_leader).await;
+    let voters = ids(&cluster, &[0, 1, 2, joining]).await;
+    until_voters(&cluster.http(another), &voters).await;
 }
 
 #[tokio::test]

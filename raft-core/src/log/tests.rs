@@ -124,6 +124,18 @@ async fn a_missing_mark_is_refused() {
     assert!(error.contains("mark is missing"), "{error}");
 }
 
+#[tokio::test]
+async fn a_log_that_was_dropped_without_being_closed_has_let_go_of_its_database() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..50 {
+        let mut log = LogStore::open(folder.path(), SyncPolicy::Always).unwrap();
+        append(&mut log, 1, index..index + 1).await;
+        let database = Arc::downgrade(&log.shared.db);
+        drop(log);
+        assert_eq!(database.strong_count(), 0);
+    }
+}
+
 /// A stopped log of 50 entries and a vote, of which all is durable and the mark says so.
 async fn stopped_log() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -98,11 +98,25 @@ impl Backlog {
     }
 }
 
-/// The sending side of the queue. The thread ends when all clones are gone.
+/// The sending side of the queue. Dropping the last clone waits until the thread has synced the mark,
+/// let go of the database and ended: a process that ended before would pull RocksDB's globals from
+/// under it.
 #[derive(Clone)]
 pub(super) struct Writer {
+    // Before `_thread`, as fields are dropped in this order: the thread ends once nobody can send.
     jobs: SyncSender<Job>,
     pub backlog: Arc<Backlog>,
+    _thread: Arc<JoinOnDrop>,
+}
+
+struct JoinOnDrop(Option<thread::JoinHandle<()>>);
+
+impl Drop for JoinOnDrop {
+    fn drop(&mut self) {
+        if self.0.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the log's writer thread panicked");
+        }
+    }
 }
 
 impl Writer {
@@ -128,10 +142,14 @@ impl Writer {
             backlog: backlog.clone(),
             metrics: LogMetrics::new(),
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || thread.run(&queue))?;
-        Ok(Self { jobs, backlog })
+        Ok(Self {
+            jobs,
+            backlog,
+            _thread: Arc::new(JoinOnDrop(Some(thread))),
+        })
     }
 
     /// Queues a job. A full queue holds the caller back, which is openraft's own loop: while the disk

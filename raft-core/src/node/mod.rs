@@ -306,12 +306,30 @@ impl<M: StateMachine> Node<M> {
             founding: founding.clone(),
             tasks: tasks.into(),
         };
-        node.initialise(&founding, &agreed).await?;
-        node.wait_until_member().await?;
-        if let Some(restoring) = restoring {
-            node.finish_restore(restoring).await?;
+        match node.come_in(&founding, &agreed, restoring).await {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                if let Err(error) = node.stop().await {
+                    tracing::warn!(%error, "a node that could not start did not stop cleanly either");
+                }
+                Err(error)
+            }
         }
-        Ok(node)
+    }
+
+    /// Waits until this node is a member of a cluster that works.
+    async fn come_in(
+        &self,
+        founding: &FoundingState,
+        agreed: &Founding,
+        restoring: Option<PendingRestore>,
+    ) -> Result<(), StartError> {
+        self.initialise(founding, agreed).await?;
+        self.wait_until_member().await?;
+        match restoring {
+            Some(restoring) => self.finish_restore(restoring).await,
+            None => Ok(()),
+        }
     }
 
     /// Waits until a joining node has been taken in.

@@ -97,9 +97,10 @@ impl<M: StateMachine> Standing<M> {
     /// Does what is to be done next; returns when to look again.
     async fn look(&mut self) -> Result<Duration, StartError> {
         let me = self.steward.identity.node;
-        let membership = self.steward.membership();
-        if membership.contains(me) {
-            self.belonged = self.belonged.max(membership.version);
+        // One that is not committed may be lost with its leader: it takes nobody in.
+        let committed = self.steward.committed_membership();
+        if committed.contains(me) {
+            self.belonged = self.belonged.max(committed.version);
             self.state.send_if_modified(|state| {
                 let joins = *state == State::Joining;
                 if joins {
@@ -110,6 +111,7 @@ impl<M: StateMachine> Standing<M> {
         } else if self.belonged.is_none() {
             return self.ask_to_be_added().await;
         }
+        let membership = self.steward.membership();
         if let Some(version) = self.removed_at(&membership).await {
             self.removed(version).await?;
             return Ok(LOOK_EVERY);
@@ -206,21 +208,20 @@ impl<M: StateMachine> Standing<M> {
             change,
             expected: None,
         };
-        let mut last = MembershipError::NoLeader;
+        let mut outcome = MembershipError::NoLeader;
         for address in self.founding.joined().iter().flat_map(|joined| &joined.via) {
             let deadline = Instant::now() + ASK_TIMEOUT;
             let asked = call_for(what.clone(), deadline, true);
             match call(&self.steward.dialer, address, None, asked).await {
-                Administered::Refused(
-                    error @ (MembershipError::NoLeader | MembershipError::Unknown),
-                ) => {
-                    last = error;
+                Administered::Refused(MembershipError::NoLeader) => {}
+                Administered::Refused(MembershipError::Unknown) => {
+                    outcome = MembershipError::Unknown;
                 }
                 Administered::Refused(error) => return Err(error),
                 done => return membership_in(done),
             }
         }
-        Err(last)
+        Err(outcome)
     }
 
     /// The committed membership that this node belongs to no more, if there is one: its own log's, or
