@@ -1,5 +1,6 @@
 //! The command line's grammar.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ pub(crate) struct RunArguments {
         long,
         value_name = "FAULT,…",
         value_delimiter = ',',
+        value_parser = trimmed,
         default_value = "partition,kill,pause"
     )]
     pub(crate) nemesis: Vec<String>,
@@ -82,7 +84,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
 
-    /// How many clients run side by side [default: 10, of `mixed` 20]
+    /// How many clients run side by side [default: 10, of `mixed` 27]
     #[arg(long, value_name = "N", value_parser = between_1_and(100))]
     pub(crate) clients: Option<usize>,
 
@@ -167,10 +169,14 @@ fn between_1_and(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone 
     }
 }
 
+fn trimmed(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim().to_owned())
+}
+
 fn positive_rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
-        _ => Err("operations per second, above 0".to_owned()),
+        _ => Err("operations per second, above 0, at most 100000".to_owned()),
     }
 }
 

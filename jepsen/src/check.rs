@@ -31,11 +31,13 @@ pub(crate) fn run(arguments: &CheckArguments) -> u8 {
         } else {
             file.display().to_string()
         };
-        let mut result = judge(arguments, file, &name, style);
+        let result = judge(arguments, file, &name, style);
+        // The verdict stands without its page.
         if let (Ok(judged), Some(page)) = (&result, &arguments.html)
             && let Err(problem) = write_page(judged, &name, page)
         {
-            result = Err(problem);
+            eprint_line(&problem);
+            worst = exit::worst(worst, exit::UNUSABLE);
         }
         let status = result.as_ref().map_or(exit::UNUSABLE, Judged::status);
         worst = exit::worst(worst, status);

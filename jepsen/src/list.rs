@@ -42,9 +42,13 @@ fn print(out: &mut dyn Write) -> io::Result<()> {
                 .find(|backend| backend.lacks(treatment).is_some());
             lacking.map(|backend| format!(" (not with {})", backend.name()))
         });
+        let here = match fault.library() {
+            Ok(()) => String::new(),
+            Err(why) => format!(" (not here: {why})"),
+        };
         writeln!(
             out,
-            "    {:24} {}{}",
+            "    {:24} {}{}{here}",
             fault.name(),
             fault.description(),
             only.unwrap_or_default()

@@ -146,18 +146,28 @@ impl Recorder {
         (inner.ok, inner.other)
     }
 
+    /// What was written down after the first so many events.
+    pub(crate) fn events_after(&self, known: usize) -> Vec<Event> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.events.get(known..).unwrap_or_default().to_vec()
+    }
+
     /// The history so far. Its lines are those that `history.jsonl` will have.
     pub(crate) fn history(&self) -> Result<History, Malformed> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut builder = HistoryBuilder::new(FailMeaning::Observation);
-        for (line, event) in (1..).zip(&inner.events) {
-            builder.push(Event {
-                line,
-                ..event.clone()
-            })?;
-        }
-        Ok(builder.finish())
+        history_of(&self.events_after(0))
     }
+}
+
+/// The history of these events, with their lines in `history.jsonl`.
+pub(crate) fn history_of(events: &[Event]) -> Result<History, Malformed> {
+    let mut builder = HistoryBuilder::new(FailMeaning::Observation);
+    for (line, event) in (1..).zip(events) {
+        builder.push(Event {
+            line,
+            ..event.clone()
+        })?;
+    }
+    Ok(builder.finish())
 }
 
 /// The workload of an operation: what its key begins with, or the first lock that it names.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jepsen_checker::History;
 use jepsen_checker::format::Format;
 use jepsen_checker::lock_checks::{EventStream, write_event_streams};
 use rand::rngs::StdRng;
@@ -16,14 +17,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::arguments::RunArguments;
-use crate::cluster::{
-    Backend, Cluster, Sampler, find_faketime, find_shim, isolate, probe_namespaces,
-};
+use crate::cluster::{Backend, Cluster, Sampler, find_faketime, isolate, probe_namespaces};
 use crate::exit;
 use crate::judge::{Applied, LockHistory, Plan, RECOVERY_WITHIN, judge};
 use crate::nemesis::{self, Fault, Library, Nemesis};
 use crate::output::eprint_line;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, history_of};
 use crate::report;
 use crate::run_directory::{
     CHECKED, CHECKED_LOG, CLUSTER, ClusterSample, EVENTS, HISTORY, HISTORY_EDN, LOG, LinesWriter,
@@ -41,6 +40,10 @@ const RECOVERY_SHOWS: Duration = Duration::from_secs(4);
 /// How long clients may take to end what they are doing.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
+/// How often the history is written while the run goes on, for the case that the harness is killed.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// Names the bug to plant, in the environment of `palisaded-planted`.
+pub(crate) const PLANTED_BUG: &str = "PALISADE_PLANTED_BUG";
 
 /// Runs, judges, tells; the exit status.
 pub(crate) fn run(arguments: &RunArguments) -> u8 {
@@ -80,7 +83,7 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
     let version = system.probe()?;
     workload::by_name(&arguments.workload)?;
     let mut left_out = Vec::new();
-    let nodes = system.nodes(arguments.nodes);
+    let nodes = system.nodes(arguments.nodes)?;
     if nodes != arguments.nodes {
         left_out.push(format!(
             "{} runs {nodes} of {} nodes",
@@ -100,12 +103,7 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, String> {
         }
         let lacks = |need| !system.abilities().contains(need);
         let lacks = fault.needs().iter().find(|need| lacks(need));
-        let library = match fault.preload() {
-            None => Ok(()),
-            Some(Library::Shim) => find_shim(),
-            Some(Library::Faketime) => find_faketime().map(|_| ()),
-        };
-        match (lacks, library) {
+        match (lacks, fault.library()) {
             (None, Ok(())) => faults.push(fault),
             (Some(need), _) => left_out.push(format!(
                 "{}: {} has no {need:?}",
@@ -172,7 +170,11 @@ fn shell_word(word: &str) -> String {
 }
 
 fn command(arguments: &RunArguments, prepared: &Prepared) -> String {
-    let mut words = vec![
+    // A build with planted bugs is told by the environment which one.
+    let planted = std::env::var(PLANTED_BUG).ok();
+    let planted = planted.map(|bug| format!("{PLANTED_BUG}={bug}"));
+    let mut words: Vec<String> = planted.into_iter().collect();
+    words.extend([
         "palisade-jepsen".to_owned(),
         "run".to_owned(),
         "--system".to_owned(),
@@ -195,8 +197,10 @@ fn command(arguments: &RunArguments, prepared: &Prepared) -> String {
         prepared.rate.to_string(),
         "--seed".to_owned(),
         prepared.seed.to_string(),
-    ];
+    ]);
     if let Some(binary) = &arguments.binary {
+        // From the root, so that the command can be given anywhere.
+        let binary = std::path::absolute(binary).unwrap_or_else(|_| binary.clone());
         words.extend(["--binary".to_owned(), binary.display().to_string()]);
     }
     let words: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
@@ -277,6 +281,9 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         directory.root().display()
     ));
     eprint_line(&format!("to repeat: {}", description.command));
+    for what in &prepared.left_out {
+        eprint_line(&format!("left out: {what}"));
+    }
 
     let started = cluster.start_all().await;
     if let Err(why) = started {
@@ -300,10 +307,7 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
         .history()
         .map_err(|error| format!("the recorded history is malformed: {error}"))?;
     for (name, format) in [(HISTORY, Format::JsonLines), (HISTORY_EDN, Format::Edn)] {
-        let file = std::fs::File::create(directory.path(name)).map_err(files)?;
-        format
-            .write(&history, io::BufWriter::new(file))
-            .map_err(|error| error.to_string())?;
+        write_history(&history, format, &directory.path(name))?;
     }
     let records: Vec<(String, PathBuf)> = cluster
         .nodes
@@ -344,7 +348,8 @@ async fn run_and_judge(arguments: &RunArguments) -> Result<RunVerdict, String> {
             let _ = std::fs::remove_dir_all(&node.plan.data);
         }
     }
-    tell(&results, &directory).map_err(|error| format!("cannot print: {error}"))?;
+    tell(&results, &description.left_out, &directory)
+        .map_err(|error| format!("cannot print: {error}"))?;
     Ok(results.verdict)
 }
 
@@ -361,9 +366,7 @@ fn leave(
             .map_err(|error| format!("{name}: {error}"))
     };
     let written = |name: &'static str| move |error: io::Error| format!("{name}: {error}");
-    Format::JsonLines
-        .write(&locks.history, create(CHECKED)?)
-        .map_err(|error| error.to_string())?;
+    write_history(&locks.history, Format::JsonLines, &directory.path(CHECKED))?;
     if !streams.is_empty() {
         let mut out = create(EVENTS)?;
         write_event_streams(streams, &mut out).map_err(written(EVENTS))?;
@@ -441,6 +444,11 @@ async fn exercise(
     });
     let samples = directory.lines(CLUSTER).map_err(files)?;
     let sampling = tokio::spawn(sample(cluster.sampler(), shared.recorder.clone(), samples));
+    let saving = tokio::spawn(save(
+        shared.recorder.clone(),
+        directory.path(HISTORY),
+        stop.subscribe(),
+    ));
     let mut clients = tokio::task::JoinSet::new();
     for (number, client) in processes.into_iter().enumerate() {
         let Some(workload) = workloads.get(number % workloads.len().max(1)).copied() else {
@@ -505,6 +513,12 @@ async fn exercise(
     }
     cut_short.extend(shared.clients.ended());
     sampling.abort();
+    // To its end: the whole history takes this one's place.
+    if let Err(error) = saving.await {
+        eprint_line(&format!(
+            "{HISTORY} was not written during the run: {error}"
+        ));
+    }
     Ok(Lasted {
         recorder: shared.recorder.clone(),
         workloads,
@@ -535,6 +549,46 @@ async fn sample(sampler: Sampler, recorder: Recorder, mut out: LinesWriter<Clust
         }
         tokio::time::sleep(SAMPLE_EVERY).await;
     }
+}
+
+/// Writes the history so far now and then, until it is told to stop. What is written is whole: it takes
+/// the place of the last at once.
+async fn save(recorder: Recorder, path: PathBuf, mut stop: watch::Receiver<bool>) {
+    // A sender that is gone means to stop as well.
+    let mut events = Vec::new();
+    while tokio::time::timeout(SAVE_EVERY, stop.wait_for(|stop| *stop))
+        .await
+        .is_err()
+    {
+        // Only what is new is taken from under the recorder, which must not wait for the rest.
+        events.extend(recorder.events_after(events.len()));
+        let path = path.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            let new = path.with_extension("new");
+            let written = history_of(&events)
+                .map_err(|error| error.to_string())
+                .and_then(|history| write_history(&history, Format::JsonLines, &new))
+                .and_then(|()| std::fs::rename(&new, &path).map_err(|error| error.to_string()));
+            if written.is_err() {
+                // It may not be there.
+                let _ = std::fs::remove_file(&new);
+            }
+            written.map(|()| events)
+        });
+        match saved.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(saved) => events = saved,
+            Err(why) => return eprint_line(&format!("{HISTORY} cannot be written: {why}")),
+        }
+    }
+}
+
+fn write_history(history: &History, format: Format, path: &Path) -> Result<(), String> {
+    let words = |error: io::Error| format!("{}: {error}", path.display());
+    let mut out = io::BufWriter::new(std::fs::File::create(path).map_err(words)?);
+    format
+        .write(history, &mut out)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    out.flush().map_err(words)
 }
 
 /// Ctrl-C, or SIGTERM.
@@ -574,7 +628,7 @@ fn progress_ends() {
 }
 
 /// The verdict, check by check.
-fn tell(results: &Results, directory: &RunDirectory) -> io::Result<()> {
+fn tell(results: &Results, left_out: &[String], directory: &RunDirectory) -> io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: {}", results.verdict.name(), results.why)?;
     for check in &results.checks {
@@ -615,6 +669,9 @@ fn tell(results: &Results, directory: &RunDirectory) -> io::Result<()> {
             faults.join(", ")
         }
     )?;
+    for what in left_out {
+        writeln!(out, "  left out: {what}")?;
+    }
     writeln!(out, "  in {}", directory.root().display())
 }
 

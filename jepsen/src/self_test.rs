@@ -16,10 +16,9 @@ use crate::arguments::SelfTestArguments;
 use crate::cluster::{Process, this_program};
 use crate::exit;
 use crate::output::eprint_line;
+use crate::run::PLANTED_BUG;
 use crate::run_directory::{RESULTS, Results, RunDirectory, RunVerdict};
 
-/// Names the bug to plant, in the environment of `palisaded-planted`.
-const VARIABLE: &str = "PALISADE_PLANTED_BUG";
 /// How a build with planted bugs says of itself that it is one, in its version.
 const ANNOUNCED: &str = "PLANTED BUGS";
 /// What all runs came to.
@@ -170,7 +169,7 @@ fn beside(name: &str) -> Result<PathBuf, String> {
 fn bugs_of(binary: &Path) -> Result<Vec<String>, String> {
     let ask = |name: &str, argument: &str| {
         let asked = Command::new(binary)
-            .env(VARIABLE, name)
+            .env(PLANTED_BUG, name)
             .arg(argument)
             .output();
         asked.map_err(|error| format!("{} cannot be started: {error}", binary.display()))
@@ -256,8 +255,8 @@ impl Tester<'_> {
             .arg("--out")
             .arg(&out);
         match bug {
-            Some(bug) => command.env(VARIABLE, bug),
-            None => command.env_remove(VARIABLE),
+            Some(bug) => command.env(PLANTED_BUG, bug),
+            None => command.env_remove(PLANTED_BUG),
         };
         let log = self.directory.path(&format!("{name}.txt"));
         let unusable = |error: io::Error| format!("{name}: {error}");

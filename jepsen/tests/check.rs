@@ -77,7 +77,7 @@ fn assert_status(output: &Output, status: i32) {
 
 /// A recorded history of `../shared/histories`, if it is there.
 fn recorded(name: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/histories");
+    let root = Path::new("../../shared/histories");
     let path = root.join(name);
     if !path.exists() {
         eprintln!("skipped: {} is absent", path.display());
@@ -98,6 +98,22 @@ fn a_valid_history_exits_0_and_says_what_was_guessed() {
     );
     assert!(text.contains("valid: linearizable as register"), "{text}");
     assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_page_that_cannot_be_written_does_not_take_the_verdict_with_it() {
+    let folder = Folder::new();
+    for (history, status) in [(INVALID, 1), (VALID, 3)] {
+        let file = folder.write("h", history);
+        let output = run(&[&file, &"--html", &"/nowhere/page.html"]);
+        assert_status(&output, status);
+        assert!(stdout(&output).contains("valid"), "{}", stdout(&output));
+        assert!(
+            stderr(&output).contains("/nowhere/page.html"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::auth::{self, Role};
 use crate::config::ServeArgs;
-use crate::dev::{self, DevArgs};
+use crate::dev::{self, DevArgs, DevError};
 use crate::metrics::Exposition;
 use crate::offline::{self, OfflineArgs, Verdict, VerifyArgs};
 use crate::planted;
@@ -63,7 +63,12 @@ struct TokenArgs {
     role: Role,
 
     /// Beginnings of the lock names that it reaches [default: every name]
-    #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "PREFIX,…",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     prefixes: Vec<String>,
 }
 
@@ -85,7 +90,8 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => run(async {
             match dev::run(args, terminated()).await {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(FAILED, &error),
+                Err(error @ DevError::Settings(_)) => fail(USAGE, &error),
+                Err(error @ DevError::Io(_)) => fail(FAILED, &error),
             }
         }),
         Command::Inspect(args) => look(offline::inspect, &args),
@@ -153,6 +159,10 @@ async fn serve(args: ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
+    // Mapping one takes milliseconds, in line with apply: docs/decisions/0021.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "huge pages stay on; now and then a request waits for one");
+    }
     let exposition = match Exposition::install() {
         Ok(exposition) => exposition,
         Err(error) => return fail(FAILED, &error),

@@ -307,15 +307,28 @@ impl ServeArgs {
             self.advertise_peer.or(file.advertise_peer),
             listen_peer,
         )?;
-        let initial_peers = self
-            .initial_peers
-            .or(file.initial_peers)
-            .unwrap_or_default();
-        let join = self.join.or(file.join).unwrap_or_default();
+        let initial_peers = addresses(self.initial_peers.or(file.initial_peers));
+        let join = addresses(self.join.or(file.join));
         if !initial_peers.is_empty() && !join.is_empty() {
             return Err(ConfigError(
                 "--initial-peers and --join are both given: a node founds a new cluster or joins one \
                  that runs. Give one of them"
+                    .to_owned(),
+            ));
+        }
+        peers("--initial-peers", &initial_peers)?;
+        peers("--join", &join)?;
+        let learner = self.learner.or(file.learner).unwrap_or(false);
+        if learner && !initial_peers.is_empty() {
+            return Err(ConfigError(
+                "--learner goes with --join: the initial peers found the cluster, each with a vote"
+                    .to_owned(),
+            ));
+        }
+        let name = self.name.or(file.name);
+        if name.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError(
+                "--name is empty: give a name, or leave it out for the advertised peer address"
                     .to_owned(),
             ));
         }
@@ -328,10 +341,7 @@ impl ServeArgs {
             )));
         }
         Ok(ServeConfig {
-            name: self
-                .name
-                .or(file.name)
-                .unwrap_or_else(|| advertise_peer.clone()),
+            name: name.unwrap_or_else(|| advertise_peer.clone()),
             data_dir: self
                 .data_dir
                 .or(file.data_dir)
@@ -342,7 +352,7 @@ impl ServeArgs {
             advertise_peer,
             initial_peers,
             join,
-            learner: self.learner.or(file.learner).unwrap_or(false),
+            learner,
             peer_security,
             http_certificate,
             auth_file,
@@ -401,6 +411,22 @@ fn peer_security(
 pub fn is_host_port(text: &str) -> bool {
     let parts = text.rsplit_once(':');
     parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// A variable of the environment that is set to nothing is one that is not set.
+fn addresses(given: Option<Vec<String>>) -> Vec<String> {
+    given
+        .filter(|given| given.as_slice() != [""])
+        .unwrap_or_default()
+}
+
+fn peers(flag: &str, addresses: &[String]) -> Result<(), ConfigError> {
+    match addresses.iter().find(|address| !is_host_port(address)) {
+        None => Ok(()),
+        Some(address) => Err(ConfigError(format!(
+            "{flag}: `{address}` is not HOST:PORT, for example db1.example:7201"
+        ))),
+    }
 }
 
 fn advertise(flag: &str, given: Option<String>, listen: SocketAddr) -> Result<String, ConfigError> {
@@ -479,6 +505,41 @@ mod tests {
         };
         let error = args.resolve().unwrap_err().to_string();
         assert!(error.contains("--join"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_is_empty_peers_without_a_port_and_a_learner_that_founds_are_refused_by_name() {
+        let peers = |peers: &[&str]| Some(peers.iter().map(|peer| (*peer).to_owned()).collect());
+        let founding = |others: &[&str]| ServeArgs {
+            initial_peers: peers(others),
+            ..ServeArgs::default()
+        };
+        let joining = ServeArgs {
+            join: peers(&["a:1", ""]),
+            ..ServeArgs::default()
+        };
+        let learning = ServeArgs {
+            learner: Some(true),
+            ..founding(&["a:1", "b:1"])
+        };
+        let from_an_empty_variable = ServeArgs {
+            join: peers(&[""]),
+            ..ServeArgs::default()
+        };
+        assert!(from_an_empty_variable.resolve().unwrap().join.is_empty());
+        let nameless = ServeArgs {
+            name: Some(String::new()),
+            ..ServeArgs::default()
+        };
+        for (args, words) in [
+            (founding(&["a:1", "foo"]), "--initial-peers: `foo`"),
+            (joining, "--join: ``"),
+            (learning, "--learner"),
+            (nameless, "--name"),
+        ] {
+            let error = args.resolve().unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

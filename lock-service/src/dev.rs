@@ -2,14 +2,17 @@
 //! out. It never restarts a node that ends: it says how to.
 
 use std::convert::Infallible;
-use std::io;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use clap::Args;
 use lock_api::{DEFAULT_HTTP_PORT, DEFAULT_PEER_PORT, path};
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,16 +31,25 @@ pub struct DevArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,
 
-    /// Where the nodes keep their data and logs; an existing cluster goes on
+    /// Where the nodes keep their data and logs; an existing cluster goes on, with as many nodes and
+    /// the same peer ports
     #[arg(long, value_name = "DIR", default_value = "./palisade-data")]
     pub data: PathBuf,
 
     /// HTTP port of the first node; the others follow
-    #[arg(long, default_value_t = DEFAULT_HTTP_PORT)]
+    #[arg(
+        long,
+        default_value_t = DEFAULT_HTTP_PORT,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub http_port: u16,
 
     /// Peer port of the first node; the others follow
-    #[arg(long, default_value_t = DEFAULT_PEER_PORT)]
+    #[arg(
+        long,
+        default_value_t = DEFAULT_PEER_PORT,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub peer_port: u16,
 }
 
@@ -57,9 +69,9 @@ struct DevNode {
     clippy::print_stdout,
     reason = "what this command prints is what it is for"
 )]
-pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> Result<(), DevError> {
     ports_are_free(&args)?;
-    std::fs::create_dir_all(&args.data)?;
+    let _held = hold(&args)?;
     let program = std::env::current_exe()?;
     let mut nodes = Vec::new();
     for number in 0..args.nodes {
@@ -104,11 +116,11 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
             }
             ended = running.join_next() => match ended {
                 Some(Ok((name, status))) => println!(
-                    "{name} ended ({status}); the others go on. Stop and start `palisaded dev` \
-                     with the same --data to have it back"
+                    "{name} ended ({status}); its log says why. The others go on. Stop and start \
+                     `palisaded dev` with the same --data to have it back"
                 ),
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => return Err(io::Error::other("all nodes have ended; see their logs")),
+                Some(Err(error)) => return Err(io::Error::other(error).into()),
+                None => return Err(io::Error::other("all nodes have ended; see their logs").into()),
             },
         }
     }
@@ -121,31 +133,109 @@ pub async fn run(args: DevArgs, shutdown: impl Future<Output = ()>) -> io::Resul
     Ok(())
 }
 
+/// Why there is no development cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// The settings do not fit each other, or the data directory: no other attempt would change that.
+    #[error("{0}")]
+    Settings(String),
+    /// Something cannot be used or started.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
 /// The address of a node, by the port of the first.
-fn address(first: u16, number: u16) -> io::Result<SocketAddr> {
+fn address(first: u16, number: u16) -> Result<SocketAddr, DevError> {
     let port = first
         .checked_add(number)
-        .ok_or_else(|| io::Error::other("the ports go beyond 65535"))?;
+        .ok_or_else(|| DevError::Settings("the ports go beyond 65535".to_owned()))?;
     Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Refuses to start where others answer already: they would be taken for these nodes.
-fn ports_are_free(args: &DevArgs) -> io::Result<()> {
-    for number in 0..args.nodes {
-        for first in [args.http_port, args.peer_port] {
-            let address = address(first, number)?;
-            std::net::TcpListener::bind(address).map_err(|error| {
-                io::Error::other(format!(
-                    "cannot listen on {address}: {error}. Is another `palisaded dev` running? \
-                     --http-port and --peer-port move this one"
-                ))
-            })?;
+/// What the cluster in a data directory was founded with, and cannot be changed from here.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Founded {
+    nodes: u16,
+    peer_port: u16,
+}
+
+/// Makes the data directory, or finds in it the cluster that these settings fit. Nobody else can use it
+/// for as long as the file is kept.
+fn hold(args: &DevArgs) -> Result<File, DevError> {
+    let data = args.data.display();
+    std::fs::create_dir_all(&args.data)
+        .map_err(|error| io::Error::new(error.kind(), format!("--data {data}: {error}")))?;
+    let path = args.data.join("dev.json");
+    let in_file =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(in_file)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let why = format!(
+                "another `palisaded dev` runs with {data}; stop it, or give another --data"
+            );
+            return Err(io::Error::other(why).into());
         }
+        Err(TryLockError::Error(error)) => return Err(in_file(error).into()),
+    }
+    let asked = Founded {
+        nodes: args.nodes,
+        peer_port: args.peer_port,
+    };
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(in_file)?;
+    let has_run = args.data.join("n1").exists();
+    match serde_json::from_str::<Founded>(&text) {
+        Ok(founded) if has_run && founded != asked => Err(DevError::Settings(format!(
+            "{data} holds a cluster of {} nodes with peer ports from {}: go on with it by --nodes {} \
+             --peer-port {}, or give another --data",
+            founded.nodes, founded.peer_port, founded.nodes, founded.peer_port
+        ))),
+        // From before this was noted, or cut: nothing is known of it.
+        Err(_) if has_run => Ok(file),
+        _ => {
+            let text = serde_json::to_vec(&asked).map_err(io::Error::from)?;
+            file.set_len(0).map_err(in_file)?;
+            file.write_all_at(&text, 0).map_err(in_file)?;
+            Ok(file)
+        }
+    }
+}
+
+/// Refuses to start where others answer already: they would be taken for these nodes.
+fn ports_are_free(args: &DevArgs) -> Result<(), DevError> {
+    let (http, peer) = (args.http_port, args.peer_port);
+    if http.abs_diff(peer) < args.nodes {
+        return Err(DevError::Settings(format!(
+            "each node takes a port of each kind, and --http-port {http} and --peer-port {peer} are \
+             less than {} apart",
+            args.nodes
+        )));
+    }
+    let mut addresses = Vec::new();
+    for number in 0..args.nodes {
+        addresses.push(address(http, number)?);
+        addresses.push(address(peer, number)?);
+    }
+    for address in addresses {
+        std::net::TcpListener::bind(address).map_err(|error| {
+            io::Error::other(format!(
+                "cannot listen on {address}: {error}. Is another `palisaded dev` running? A new \
+                 cluster can be given other ports and data, by --http-port, --peer-port and --data"
+            ))
+        })?;
     }
     Ok(())
 }
 
-fn start(program: &Path, args: &DevArgs, number: u16) -> io::Result<DevNode> {
+fn start(program: &Path, args: &DevArgs, number: u16) -> Result<DevNode, DevError> {
     let peers: Vec<String> = (0..args.nodes)
         .map(|other| format!("127.0.0.1:{}", args.peer_port.saturating_add(other)))
         .collect();

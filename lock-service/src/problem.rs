@@ -63,8 +63,8 @@ impl From<ProposeError> for Failure {
             ProposeError::Unknown => Problem::new(
                 ErrorCode::DeadlineExceeded,
                 "the request was proposed and not confirmed before its deadline: it may have been \
-                 applied, or may yet be. Repeat it with the same lease and request_id to learn \
-                 which; a repeat has no second effect",
+                 applied, or may yet be. Repeat it as it was, an acquire with its request_id, to \
+                 learn which; a repeat has no second effect",
             )
             .into(),
             error => Problem::new(ErrorCode::Internal, error.to_string()).into(),
@@ -77,8 +77,8 @@ impl From<ReadError> for Failure {
         unavailable(
             ErrorCode::NoLeader,
             &format!(
-                "{error}. Try again, on another node, or read with consistency=stale, which says \
-                 how old it is"
+                "{error}. Try again, or on another node. Where a read takes consistency=stale, this \
+                 node answers from what it has, and says how old that is"
             ),
         )
     }

@@ -124,8 +124,8 @@ pub fn put(from: &Path, to: &Path) {
 
 /// The block of shell commands in docs/operations.md that holds `command`.
 fn documented(command: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
-    let text = std::fs::read_to_string(&path).expect("docs/operations.md is there");
+    let text =
+        std::fs::read_to_string("../docs/operations.md").expect("docs/operations.md is there");
     let mut blocks = text
         .split("```sh\n")
         .skip(1)

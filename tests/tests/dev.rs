@@ -186,3 +186,54 @@ async fn a_second_dev_on_the_same_ports_says_so_and_starts_nothing() {
     assert_eq!(left, 0, "it made files");
     running.interrupt().await;
 }
+
+/// Ends `palisaded dev` with these arguments by itself, with this status; what it said.
+async fn refused(arguments: &str, data: &Path, status: i32) -> String {
+    let mut command = Command::from(palisaded());
+    command
+        .arg("dev")
+        .args(arguments.split_whitespace())
+        .arg("--data")
+        .arg(data)
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(tests::PATIENCE, command.output()).await;
+    let output = output.expect("it ends by itself").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn data_is_not_taken_for_another_cluster_and_settings_that_cannot_work_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (http_port, peer_port) = (free_in_a_row(3), free_in_a_row(3));
+    let other_ports = |nodes: u16| {
+        let (http, peer) = (free_in_a_row(9), free_in_a_row(9));
+        format!("--nodes {nodes} --http-port {http} --peer-port {peer}")
+    };
+    let running = Dev::start(folder.path(), http_port, peer_port).await;
+    let said = refused(&other_ports(3), folder.path(), 1).await;
+    assert!(said.contains("another `palisaded dev` runs with"), "{said}");
+    running.interrupt().await;
+
+    // Its nodes know each other by their peer ports, and how many they are.
+    for nodes in [3, 4] {
+        let said = refused(&other_ports(nodes), folder.path(), 2).await;
+        let goes_on = format!("--nodes 3 --peer-port {peer_port}");
+        assert!(said.contains(&goes_on), "{said}");
+    }
+    let new = folder.path().join("new");
+    let overlapping = format!("--http-port {http_port} --peer-port {}", http_port + 1);
+    for (arguments, words) in [
+        (&*overlapping, "apart"),
+        ("--http-port 0", "--http-port"),
+        ("--http-port 65535", "65535"),
+    ] {
+        let said = refused(arguments, &new, 2).await;
+        assert!(said.contains(words), "{said}");
+        assert!(!new.exists(), "it made files");
+    }
+    let file = folder.path().join("dev.json");
+    let said = refused(&other_ports(3), &file, 1).await;
+    assert!(said.contains("dev.json"), "{said}");
+}

@@ -125,7 +125,7 @@ const DAMAGES: &[Damage] = &[
     Damage {
         what: "a flipped bit in the write-ahead log",
         make: |data| change(&data.join("log"), ".log", |bytes| flip_in_the_middle(bytes)),
-        words: &["were synced and are gone", "--join"],
+        words: &["does not hold, and was synced", "--join"],
         is_version: false,
     },
     Damage {

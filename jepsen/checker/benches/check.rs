@@ -35,9 +35,7 @@ const SETTINGS: Settings = Settings {
 };
 
 fn recorded(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/histories")
-        .join(folder);
+    let folder = Path::new("../../../shared/histories").join(folder);
     let Ok(entries) = fs::read_dir(&folder) else {
         println!("skipped: there is no {}", folder.display());
         return Vec::new();

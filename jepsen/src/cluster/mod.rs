@@ -254,14 +254,14 @@ impl Cluster {
     pub(crate) fn pause(&mut self, number: usize) -> Result<(), String> {
         let paused = self.process(number)?.pause();
         self.publish(number);
-        paused.map_err(|error| error.to_string())
+        paused.map_err(|error| format!("{}: {error}", self.name(number)))
     }
 
     /// SIGCONT.
     pub(crate) fn resume(&mut self, number: usize) -> Result<(), String> {
         let resumed = self.process(number)?.resume();
         self.publish(number);
-        resumed.map_err(|error| error.to_string())
+        resumed.map_err(|error| format!("{}: {error}", self.name(number)))
     }
 
     /// Nodes that ended without having been told to, in words. Each is told once.

@@ -48,7 +48,9 @@ impl Process {
         command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
-            .stderr(out);
+            .stderr(out)
+            // Ctrl-C at a terminal is for the harness, which ends its run in order.
+            .process_group(0);
         ends_with_this_thread(command);
         Ok(Process {
             child: command.spawn()?,

@@ -1,6 +1,6 @@
 //! The faults there are: names, groups, what they need. How they are brought about is next door.
 
-use crate::cluster::{Backend, Treatment};
+use crate::cluster::{Backend, Treatment, find_faketime, find_shim};
 use crate::system::Ability;
 
 /// A library that a fault needs in the nodes.
@@ -154,8 +154,22 @@ faults! {
     BitFlip "bit-flip" "disk" Processes 0..3000 [Durable] "a bit of a node's data is flipped while it is down, and put right again";
 }
 
+impl Fault {
+    /// Why the library that it needs cannot be had on this machine, if it cannot.
+    pub(crate) fn library(self) -> Result<(), String> {
+        match self.preload() {
+            None => Ok(()),
+            Some(Library::Shim) => find_shim(),
+            Some(Library::Faketime) => find_faketime().map(|_| ()),
+        }
+    }
+}
+
 /// What `--nemesis` says, as faults; names of faults and groups, `all` and `none`.
 pub(crate) fn select(names: &[String]) -> Result<Vec<Fault>, String> {
+    if names.len() > 1 && names.iter().any(|name| name == "none") {
+        return Err("`none` stands alone: leave it out, or leave the others out".to_owned());
+    }
     let mut selected = Vec::new();
     for name in names {
         let chosen = |fault: &&Fault| match &**name {

@@ -245,6 +245,8 @@ impl Builder {
         let names: BTreeSet<&str> = samples
             .iter()
             .flat_map(|sample| &sample.nodes)
+            // One that stands by to join, and never did, has nothing to show.
+            .filter(|node| node.process != "down")
             .map(|node| &*node.node)
             .collect();
         for name in names {

@@ -138,7 +138,12 @@ impl Sources {
             .max(1)
     }
 
-    /// The run's nodes, and others that have a folder (they joined later). Only names that are names:
+    /// Whether this node was ever started: one that stands by to join may not have been.
+    pub(super) fn has_run(&self, name: &str) -> bool {
+        self.directory.node(name).join("log").exists()
+    }
+
+    /// The run's nodes, and others that ran (they joined later). Only names that are names:
     /// nothing outside of the run's folder is read.
     pub(super) fn node_names(&self) -> Vec<String> {
         let is_name = |name: &str| {
@@ -157,7 +162,7 @@ impl Sources {
             .flatten();
         let mut others: Vec<String> = folders
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| !known.contains(name))
+            .filter(|name| !known.contains(name) && self.has_run(name))
             .collect();
         others.sort();
         names.extend(others);

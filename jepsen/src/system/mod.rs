@@ -242,6 +242,24 @@ pub(crate) enum Feature {
     Events,
 }
 
+impl Feature {
+    /// What a system that lacks it has none of.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Feature::Tokens => "fencing tokens",
+            Feature::Renew => "renewal of leases",
+            Feature::Wait => "acquire that waits",
+            Feature::Requests => "request ids",
+            Feature::Shared => "shared mode",
+            Feature::Permits => "permits",
+            Feature::SeveralLocks => "requests for several locks",
+            Feature::Update => "values that can be changed",
+            Feature::Read => "linearizable reads of holders",
+            Feature::Events => "streams of events",
+        }
+    }
+}
+
 /// Things that not every system lets be done to its nodes. A fault names what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Ability {
@@ -307,9 +325,9 @@ pub(crate) trait System: Send + Sync {
     /// The binary that nodes run.
     fn binary(&self) -> PathBuf;
 
-    /// How many nodes it runs of so many that were asked for.
-    fn nodes(&self, asked: usize) -> usize {
-        asked
+    /// How many nodes it runs of so many that were asked for; why it cannot run so many.
+    fn nodes(&self, asked: usize) -> Result<usize, String> {
+        Ok(asked)
     }
 
     /// The command that starts a node, its environment included.

@@ -48,9 +48,12 @@ impl Palisade {
             candidates.into_iter().find(|program| program.is_file())
         });
         let binary = found.ok_or_else(|| {
+            let folders = folders.iter().map(|folder| folder.display().to_string());
+            let folders: Vec<String> = folders.collect();
             format!(
-                "palisaded is not in {folders:?}; build it (cargo build --release -p lock-service), or \
-                 name it with --binary"
+                "palisaded is not in {}; build it (cargo build --release -p lock-service), or \
+                 name it with --binary",
+                folders.join(" or ")
             )
         })?;
         let binary = std::path::absolute(binary).map_err(|error| error.to_string())?;
@@ -118,6 +121,13 @@ impl System for Palisade {
 
     fn binary(&self) -> PathBuf {
         self.binary.clone()
+    }
+
+    fn nodes(&self, asked: usize) -> Result<usize, String> {
+        match asked {
+            1 => Err("Palisade's nodes found their cluster together: --nodes 2 or more".to_owned()),
+            nodes => Ok(nodes),
+        }
     }
 
     fn command(&self, node: &NodePlan, origin: &Origin) -> Command {

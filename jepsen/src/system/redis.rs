@@ -52,8 +52,8 @@ impl System for Redis {
         self.binary.clone()
     }
 
-    fn nodes(&self, _: usize) -> usize {
-        1
+    fn nodes(&self, _: usize) -> Result<usize, String> {
+        Ok(1)
     }
 
     fn command(&self, node: &NodePlan, _: &Origin) -> Command {

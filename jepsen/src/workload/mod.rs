@@ -124,9 +124,9 @@ impl Workload {
             .needs()
             .iter()
             .filter(|feature| !features.contains(feature))
-            .map(|feature| format!("{feature:?}"))
+            .map(|feature| feature.words().to_owned())
             .collect();
-        (!missing.is_empty()).then(|| format!("the system lacks {}", missing.join(", ")))
+        (!missing.is_empty()).then(|| format!("the system has no {}", missing.join(", no ")))
     }
 
     /// Does it once.

@@ -84,6 +84,11 @@ fn main() -> ExitCode {
 
 /// Tips for what those try who come from flock(1) or from other lock services.
 fn advise(error: &mut clap::Error) {
+    if let Some(ContextValue::Strings(names)) = error.get(ContextKind::ValidSubcommand) {
+        let shown = names.iter().filter(|name| *name != guard::SUBCOMMAND);
+        let shown = ContextValue::Strings(shown.cloned().collect());
+        error.insert(ContextKind::ValidSubcommand, shown);
+    }
     let of = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
     let is_lock = std::env::args().any(|argument| argument == "lock");
     let has_dashes = std::env::args().any(|argument| argument == "--");
@@ -116,7 +121,9 @@ fn connect(arguments: &ConnectionArguments) -> Result<Client, String> {
     };
     if let Some(path) = &arguments.token_file {
         let token = String::from_utf8(read(path)?)
-            .map_err(|_| format!("{} holds no token", path.display()))?;
+            .ok()
+            .filter(|token| !token.trim().is_empty())
+            .ok_or_else(|| format!("{} holds no token", path.display()))?;
         builder = builder.bearer_token(token.trim());
     } else if let Ok(token) = std::env::var("PALISADE_TOKEN")
         && !token.is_empty()

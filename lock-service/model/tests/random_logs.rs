@@ -2,8 +2,7 @@
 //! specification.
 //!
 //! Each test prints its seed. `PALISADE_SEED=N` runs that log again, `PALISADE_STEPS=N` sets its
-//! length; the ignored tests run a million steps (`cargo test --release -p lock-model --test
-//! random_logs -- --ignored`).
+//! length.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -36,9 +35,16 @@ fn seed() -> u64 {
     seed
 }
 
-fn steps(default: u64) -> u64 {
+/// A million takes some 20 seconds in release, and minutes in a debug build.
+const STEPS: u64 = if cfg!(debug_assertions) {
+    100_000
+} else {
+    1_000_000
+};
+
+fn steps() -> u64 {
     let given = std::env::var("PALISADE_STEPS").ok();
-    given.map_or(default, |steps| {
+    given.map_or(STEPS, |steps| {
         steps.parse().expect("PALISADE_STEPS is a number")
     })
 }
@@ -223,22 +229,10 @@ fn as_specified(steps: u64) {
 
 #[test]
 fn a_long_random_log_keeps_every_promise() {
-    every_promise(steps(100_000));
+    every_promise(steps());
 }
 
 #[test]
 fn a_long_random_log_is_answered_as_specified() {
-    as_specified(steps(100_000));
-}
-
-#[test]
-#[ignore = "takes minutes in a debug build; run it in release"]
-fn a_million_steps_keep_every_promise() {
-    every_promise(steps(1_000_000));
-}
-
-#[test]
-#[ignore = "takes minutes in a debug build; run it in release"]
-fn a_million_steps_are_answered_as_specified() {
-    as_specified(steps(1_000_000));
+    as_specified(steps());
 }

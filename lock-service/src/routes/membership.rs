@@ -107,6 +107,12 @@ pub async fn address(
     terms: Terms,
     JsonBody(request): JsonBody<AddressRequest>,
 ) -> Reply {
+    let nothing =
+        (&request.name, &request.peer_address, &request.http_address) == (&None, &None, &None);
+    if nothing {
+        let detail = "nothing is to be changed: give `name`, `peer_address` or `http_address`";
+        return Err(invalid(None, detail.to_owned()));
+    }
     if let Some(http_address) = &request.http_address
         && !crate::config::is_host_port(http_address)
     {

@@ -230,6 +230,9 @@ fn check_text(field: MemberField, value: &str) -> Result<(), MembershipError> {
             why: format!("`{value}` {why}"),
         })
     };
+    if field == MemberField::Name && value.is_empty() {
+        return invalid("is empty");
+    }
     if value.len() > MAX_MEMBER_TEXT_BYTES {
         return invalid(&format!("is longer than {MAX_MEMBER_TEXT_BYTES} bytes"));
     }

@@ -56,9 +56,15 @@ pub(super) async fn read<T: DeserializeOwned>(
 ) -> io::Result<Received<T>> {
     let length = input.read_u32().await? as usize;
     if !(HEADER_BYTES..=limit).contains(&length) {
-        return Err(invalid(format!(
-            "a peer announced a frame of {length} bytes; the limit is {limit}"
-        )));
+        return Err(invalid(match &(length as u32).to_be_bytes() {
+            // How an answer, and the usual requests, begin.
+            b"HTTP" | b"GET " | b"POST" | b"PUT " | b"HEAD" => {
+                "the other side speaks HTTP: one of its addresses is given where the other kind \
+                 belongs (peers have a port of their own)"
+                    .to_owned()
+            }
+            _ => format!("a peer announced a frame of {length} bytes; the limit is {limit}"),
+        }));
     }
     buffer.clear();
     if input.take(length as u64).read_to_end(buffer).await? < length {
@@ -95,6 +101,15 @@ mod tests {
             .unwrap();
         assert_eq!(received.number, 77);
         assert_eq!(received.body, ("hello".to_owned(), 5));
+    }
+
+    #[tokio::test]
+    async fn a_side_that_speaks_http_is_called_that() {
+        for words in ["HTTP/1.1 400", "GET / HTTP/1.1", "POST / HTTP/1.1"] {
+            let read = read::<u64>(&mut words.as_bytes(), &mut Vec::new(), 1 << 20).await;
+            let error = read.err().unwrap().to_string();
+            assert!(error.contains("speaks HTTP"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -54,10 +54,7 @@ pages! {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap()
+    Path::new("..").canonicalize().unwrap()
 }
 
 /// The README, and every page that docs/SUMMARY.md names.

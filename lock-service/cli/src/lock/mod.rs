@@ -207,6 +207,9 @@ fn describe(
     let name = names(arguments);
     match error {
         Error::Refused { problem } if exit::of(error) == exit::NOT_ACQUIRED => {
+            if problem.code == ErrorCode::ModeMismatch {
+                return format!("{name} cannot be had in this mode: {problem}");
+            }
             let named = |lease| held_by(problem.holder_owner.as_ref(), lease);
             let reason = problem.holder_lease_id.as_ref().map(named).or(holder);
             let reason = reason.unwrap_or_else(|| problem.to_string());

@@ -343,7 +343,7 @@ impl Run {
             None => exit::by_signal(libc::SIGKILL),
         };
         if lost && !self.lost {
-            say("LOCK LOST while the command ran to its end");
+            say("LOCK LOST before the command ended");
         }
         ExitCode::from(status)
     }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use crate::arguments::SidecarArguments;
+use crate::exit::say;
 
 /// How long an answer may wait for the cluster.
 const READ_LIMIT: Duration = Duration::from_secs(2);
@@ -190,11 +191,19 @@ impl Beliefs {
     /// Follows the election, for ever.
     pub(super) async fn observe(self: Arc<Self>) {
         let mut observations = std::pin::pin!(self.election.observe(self.period));
+        let mut sees = true;
         while let Some(observation) = observations.next().await {
+            let saw = std::mem::replace(&mut sees, observation.is_ok());
             match observation {
-                Ok(found) => self.found(found),
+                Ok(found) => {
+                    if !saw {
+                        say("the cluster tells again who leads");
+                    }
+                    self.found(found);
+                }
                 // Too many of these, and what is published becomes unsure.
-                Err(error) => tracing::debug!(%error, "cannot see who leads"),
+                Err(error) if saw => say(format_args!("cannot see who leads: {error}. Trying on.")),
+                Err(_) => {}
             }
         }
     }

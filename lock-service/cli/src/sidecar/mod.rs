@@ -16,6 +16,7 @@ use lock_client::{Candidate, Client, HoldState, Leadership, fits, smallest_ttl};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::arguments::SidecarArguments;
 use crate::exit::say;
@@ -26,6 +27,8 @@ use health::{Health, HealthState};
 
 /// How long telling the cluster that we resign may take; after that the leadership ends by its TTL.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(3);
+/// An app that is not well for so long is told of.
+const SAID_AFTER: Duration = Duration::from_secs(2);
 /// How often the cluster is asked who leads, besides when it says that something has happened.
 const LONGEST_OBSERVATION_PERIOD: Duration = Duration::from_secs(2);
 
@@ -185,7 +188,7 @@ impl Sidecar {
         if let Some(leadership) = leadership
             && leadership.is_leader()
         {
-            match tokio::time::timeout(RESIGN_TIMEOUT, leadership.resign()).await {
+            match timeout(RESIGN_TIMEOUT, leadership.resign()).await {
                 Ok(Ok(())) => say("resigned"),
                 Ok(Err(error)) => say(format_args!("could not resign ({error})")),
                 Err(_) => say("could not resign in time; the leadership ends with its TTL"),
@@ -215,7 +218,10 @@ impl Sidecar {
 /// Stands for election while the app is well. An app that falls ill withdraws its candidate.
 async fn elected(candidate: &Candidate, health: &Health) -> Result<Leadership, lock_client::Error> {
     loop {
-        health.well().await;
+        if timeout(SAID_AFTER, health.well()).await.is_err() {
+            say("no candidate until the app answers its health check");
+            health.well().await;
+        }
         tokio::select! {
             biased;
             () = health.ill() => {}

@@ -72,8 +72,10 @@ pub fn lock_name(n: u64) -> LockName {
 }
 
 impl Node {
-    /// A state with so many explicit leases, each of which holds so many locks.
+    /// A state with so many explicit leases, each of which holds so many locks. Turns huge pages
+    /// off, as the server does.
     pub fn with(leases: u64, locks_each: u64) -> Self {
+        rustix::thread::disable_transparent_huge_pages(true).unwrap();
         let mut node = Self {
             table: LockTable::new(),
             index: 0,
