@@ -125,7 +125,8 @@ const DAMAGES: &[Damage] = &[
     Damage {
         what: "a flipped bit in the write-ahead log",
         make: |data| change(&data.join("log"), ".log", |bytes| flip_in_the_middle(bytes)),
-        words: &["does not hold, and was synced", "--join"],
+        // Where in a record it is decides how it is found out: by the record behind it, or by the mark.
+        words: &["is damaged", "synced", "--join"],
         is_version: false,
     },
     Damage {
